@@ -1,0 +1,220 @@
+// Every exported buffer holds its slot: a view outlives the handle that it came from.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/tuple.h>
+
+#include <new>
+#include <optional>
+#include <stdexcept>
+#include <string_view>
+#include <tuple>
+
+#include "arena.hpp"
+#include "bindings.hpp"
+#include "frame.hpp"
+
+namespace wfserve {
+
+namespace {
+
+[[noreturn]] void throw_released() {
+    throw std::invalid_argument("The handle has been released");
+}
+
+// `offset` and `length` if that part lies within `size` bytes. They may come from a child, as any integer.
+Extent checked_part(nb::int_ offset, nb::int_ length, std::uint64_t size) {
+    const unsigned long long start = PyLong_AsUnsignedLongLong(offset.ptr());
+    const unsigned long long count = PyLong_AsUnsignedLongLong(length.ptr());
+    const bool outside = PyErr_Occurred() || start > size || count > size - start;
+    PyErr_Clear();
+    if (outside) throw std::invalid_argument("The part does not lie within the memory");
+    return {start, count};
+}
+
+nb::object memory_view(nb::handle exporter) {
+    nb::object view = nb::steal(PyMemoryView_FromObject(exporter.ptr()));
+    if (!view.is_valid()) nb::raise_python_error();
+    return view;
+}
+
+// A handle on a part of a slot, until it is released. Loans and payloads differ in what may be done with it.
+class Handle {
+  public:
+    Handle(Hold hold, std::uint32_t segment, Extent part)
+        : hold_(std::move(hold)), segment_(segment), part_(part) {}
+
+    const Hold& hold() const {
+        if (!hold_) throw_released();
+        return *hold_;
+    }
+    const Hold* hold_if_any() const { return hold_ ? &*hold_ : nullptr; }
+    std::uint32_t segment() const { return segment_; }
+    const Extent& part() const { return part_; }
+    nb::object descriptor() const { return make_descriptor(segment_, part_.offset, part_.length); }
+    void release() { hold_.reset(); }
+
+  private:
+    std::optional<Hold> hold_;
+    std::uint32_t segment_;
+    Extent part_;
+};
+
+class Payload : public Handle {
+  public:
+    Payload(Hold hold, std::uint32_t segment, Extent part, nb::bytes header)
+        : Handle(std::move(hold), segment, part), header_(std::move(header)) {}
+
+    Payload share() const { return Payload(hold(), segment(), part(), header_); }
+    nb::bytes header() const { return header_; }
+
+  private:
+    nb::bytes header_;
+};
+
+class Loan : public Handle {
+  public:
+    using Handle::Handle;
+
+    Payload publish(nb::bytes header, nb::int_ offset, nb::int_ length) const {
+        if (header.size() != sizeof(FrameHeader)) throw std::invalid_argument("A frame header has 96 bytes");
+        const Extent inner = checked_part(std::move(offset), std::move(length), part().length);
+        return Payload(hold(), segment(), {part().offset + inner.offset, inner.length}, std::move(header));
+    }
+};
+
+// The arena with the number that descriptors know it by.
+class NumberedArena {
+  public:
+    NumberedArena(std::uint32_t segment, std::uint64_t limit, std::uint64_t retain, std::uint64_t reservation)
+        : arena_(std::make_shared<Arena>(limit, retain, reservation)), segment_(segment) {}
+
+    std::optional<Loan> loan(std::uint64_t nbytes) {
+        const std::optional<Extent> extent = arena_->loan(nbytes);
+        if (!extent) return std::nullopt;
+        return Loan(Hold(arena_, extent->offset), segment_, *extent);
+    }
+    void trim() { arena_->trim(); }
+    void close() { arena_->close(); }
+    int fd() const { return arena_->fd(); }
+    auto statistics() const {
+        const ArenaStatistics now = arena_->statistics();
+        return std::make_tuple(now.slots, now.loaned_bytes, now.limit_bytes, now.resident_bytes,
+                               now.high_water_bytes);
+    }
+
+  private:
+    std::shared_ptr<Arena> arena_;
+    std::uint32_t segment_;
+};
+
+// A segment that another process owns, mapped whole.
+class SegmentMap {
+  public:
+    explicit SegmentMap(int fd) : mapping_(std::make_shared<Mapping>(fd, size_of(fd))) {}
+
+    const std::shared_ptr<Mapping>& mapping() const { return mapping_; }
+
+  private:
+    std::shared_ptr<Mapping> mapping_;
+};
+
+// A part of a mapped segment; a weak reference to it tells whether anybody still looks.
+struct View {
+    std::shared_ptr<Mapping> mapping;
+    Extent part;
+};
+
+int fill(Py_buffer* view, PyObject* exporter, std::byte* data, std::uint64_t length, bool read_only,
+         int flags) {
+    return PyBuffer_FillInfo(view, exporter, data, static_cast<Py_ssize_t>(length), read_only, flags);
+}
+
+template <class Kind, bool read_only>
+int export_handle(PyObject* self, Py_buffer* view, int flags) noexcept {
+    const Handle& handle = *nb::inst_ptr<Kind>(self);
+    const Hold* hold = handle.hold_if_any();
+    if (!hold) {
+        view->obj = nullptr;
+        PyErr_SetString(PyExc_ValueError, "The handle has been released");
+        return -1;
+    }
+    const Extent& part = handle.part();
+    if (fill(view, self, hold->data(part.offset), part.length, read_only, flags) != 0) return -1;
+    view->internal = new (std::nothrow) Hold(*hold);
+    if (view->internal) return 0;
+    Py_CLEAR(view->obj);
+    PyErr_NoMemory();
+    return -1;
+}
+
+void end_export(PyObject*, Py_buffer* view) noexcept {
+    delete static_cast<Hold*>(view->internal);
+}
+
+int export_view(PyObject* self, Py_buffer* view, int flags) noexcept {
+    const View& part = *nb::inst_ptr<View>(self);
+    return fill(view, self, part.mapping->data() + part.part.offset, part.part.length, false, flags);
+}
+
+PyType_Slot loan_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(export_handle<Loan, false>)},
+                            {Py_bf_releasebuffer, reinterpret_cast<void*>(end_export)},
+                            {0, nullptr}};
+PyType_Slot payload_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(export_handle<Payload, true>)},
+                               {Py_bf_releasebuffer, reinterpret_cast<void*>(end_export)},
+                               {0, nullptr}};
+PyType_Slot view_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(export_view)}, {0, nullptr}};
+
+nb::object view_of(const SegmentMap& map, nb::int_ offset, nb::int_ length) {
+    const Extent part = checked_part(std::move(offset), std::move(length), map.mapping()->size());
+    return memory_view(nb::cast(View{map.mapping(), part}));
+}
+
+void bind_handles(nb::module_& module) {
+    const auto descriptor = nb::sig("def descriptor(self) -> wfserve.transport.base.Descriptor");
+    nb::class_<Payload>(module, "Payload", nb::type_slots(payload_slots), nb::is_final(),
+                        "Published bytes: immutable, and freed with their last handle and view.")
+        .def_prop_ro("header", &Payload::header, "The frame header, 96 bytes.")
+        .def_prop_ro("descriptor", &Payload::descriptor, nb::for_getter(descriptor), "Where the bytes lie.")
+        .def_prop_ro(
+            "nbytes", [](const Payload& self) { return self.part().length; }, "Length of the bytes.")
+        .def("share", &Payload::share, "Return one more handle. Raises `ValueError` after `release`.")
+        .def("borrow", memory_view, nb::sig("def borrow(self) -> memoryview"),
+             "Return a read-only view, which holds the slot. Raises `ValueError` after `release`.")
+        .def("release", &Payload::release, "Give the handle up; idempotent.");
+    nb::class_<Loan>(module, "Loan", nb::type_slots(loan_slots), nb::is_final(),
+                     "A writable slot that nobody else sees yet.")
+        .def_prop_ro("descriptor", &Loan::descriptor, nb::for_getter(descriptor), "Where the slot lies.")
+        .def_prop_ro("buffer", memory_view, nb::for_getter(nb::sig("def buffer(self) -> memoryview")),
+                     "The writable bytes; a view holds the slot. Raises `ValueError` after `release`.")
+        .def("publish", &Loan::publish, nb::arg("header"), nb::arg("offset"), nb::arg("length"),
+             "Publish a part. Raises `ValueError` if it does not lie within the loan, or after `release`.")
+        .def("release", &Loan::release, "End the loan; idempotent.");
+}
+
+}  // namespace
+
+void bind_arena(nb::module_& module) {
+    bind_handles(module);
+    nb::class_<NumberedArena>(module, "Arena", nb::is_final(),
+                              "A segment, handed out in slots of powers of two; all of its state is private.")
+        .def(nb::init<std::uint32_t, std::uint64_t, std::uint64_t, std::uint64_t>(), nb::arg("segment"),
+             nb::arg("limit_bytes"), nb::arg("retain_bytes"), nb::arg("reservation_bytes"),
+             "Reserve address space; memory is taken as it is touched. Raises `OSError` if that is refused.")
+        .def("loan", &NumberedArena::loan, nb::arg("nbytes"),
+             "Return a slot of at least `nbytes`, or None if the limit would be exceeded.")
+        .def("trim", &NumberedArena::trim, "Give the pages of free slots back to the system.")
+        .def("close", &NumberedArena::close, "Lend no more; the segment goes with its last slot.")
+        .def("statistics", &NumberedArena::statistics,
+             "Return slots held and loaned, limit, resident and high-water bytes.")
+        .def_prop_ro("fd", &NumberedArena::fd, "The memfd, -1 once the segment is gone.");
+    nb::class_<View>(module, "View", nb::type_slots(view_slots), nb::is_weak_referenceable(), nb::is_final(),
+                     "What a mapped part's memoryviews look at (their `obj`).");
+    nb::class_<SegmentMap>(module, "SegmentMap", nb::is_final(), "Another process's segment, mapped whole.")
+        .def(nb::init<int>(), nb::arg("fd"),
+             "Map all of `fd`, which may be closed afterwards. Raises `OSError`.")
+        .def("view", view_of, nb::arg("offset"), nb::arg("length"),
+             nb::sig("def view(self, offset: int, length: int) -> memoryview"),
+             "Return a writable view of a part. Raises `ValueError` if it does not lie within the segment.");
+}
+
+}  // namespace wfserve

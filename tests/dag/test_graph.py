@@ -1,0 +1,80 @@
+"""Graphs are valid or refused with TorchServe's words; progress visits every node once, in a valid order."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wfserve.dag.graph import DagFault, Graph, Progress
+
+DIAMOND = {"pre": ["a", "b"], "a": ["post"], "b": ["post"]}
+
+
+@pytest.mark.parametrize(
+    ("dag", "message", "nodes"),
+    [
+        ({"a": ["a"]}, "Self loop exception", ("a",)),
+        ({"a": ["b", "b"]}, "loop exception", ("a",)),
+        ({"a": ["b"], "b": ["a"]}, "DAG should have only one start node", ("a", "b")),
+        ({"a": ["c"], "b": ["c"]}, "DAG should have only one start node", ("a", "b")),
+        ({}, "DAG should have only one start node", ()),
+        ({"s": ["a"], "a": ["b"], "b": ["a"]}, "Not a valid DAG", ("a", "b")),
+    ],
+)
+def test_refuses_what_is_no_dag(dag, message, nodes):
+    with pytest.raises(DagFault) as refusal:
+        Graph.from_edges(dag)
+    assert refusal.value.body() == {"code": 400, "type": "InvalidDAGException", "message": message}
+    assert refusal.value.nodes == nodes
+
+
+def test_one_node_alone_is_a_graph():
+    graph = Graph.from_edges({"only": []})
+    assert (graph.start, graph.leaves, graph.nodes) == ("only", ("only",), ("only",))
+
+
+def test_diamond():
+    graph = Graph.from_edges(DIAMOND)
+    assert graph.nodes == ("pre", "a", "b", "post")
+    assert graph.parents["post"] == ("a", "b")
+    assert graph.leaves == ("post",)
+
+
+def test_critical_path_takes_the_slower_branch():
+    assert Graph.from_edges(DIAMOND).critical_path({"pre": 1, "a": 2, "b": 5, "post": 1}) == 7
+
+
+def test_progress_of_a_diamond():
+    progress = Progress(Graph.from_edges(DIAMOND))
+    assert progress.complete("pre") == (("a", "b"), ())
+    assert progress.complete("b") == ((), ())
+    assert progress.complete("a") == (("post",), ("pre",))
+    assert progress.complete("post") == ((), ("a", "b"))
+    assert progress.pending == 0
+
+
+@st.composite
+def dags(draw):
+    """Any DAG whose only root is node 0."""
+    size = draw(st.integers(1, 12))
+    edges = {str(i): [] for i in range(size)}
+    for node in range(1, size):
+        for parent in draw(st.sets(st.integers(0, node - 1), min_size=1)):
+            edges[str(parent)].append(str(node))
+    return edges
+
+
+@given(dags(), st.randoms())
+def test_progress_visits_every_node_once_after_its_parents(dag, random):
+    graph = Graph.from_edges(dag)
+    progress = Progress(graph)
+    ready, done, spent = [graph.start], [], []
+    while ready:
+        node = ready.pop(random.randrange(len(ready)))
+        assert set(graph.parents[node]) <= set(done)
+        step = progress.complete(node)
+        done.append(node)
+        ready += step.ready
+        spent += step.spent
+    assert sorted(done) == sorted(graph.nodes)
+    assert progress.pending == 0
+    assert sorted(spent) == sorted(set(graph.nodes) - set(graph.leaves))

@@ -1,0 +1,210 @@
+"""A walk answers, fails or is cancelled as a whole: siblings end, retries count, nothing stays behind."""
+
+import math
+from contextlib import asynccontextmanager
+from functools import partial
+
+import pytest
+import trio
+import trio.testing
+
+from tests.support import payload, text
+from wfserve.dag.graph import Graph
+from wfserve.dag.walk import Request, Route, walk
+from wfserve.errors import InternalError, PredictionError, ServiceUnavailableError
+from wfserve.scheduling.dispatch import Stage, StageSettings
+from wfserve.transport.memory import MemoryTransport
+from wfserve.workers.base import Done, Failed
+from wfserve.workers.fake import FakePool
+
+DIAMOND = {"pre": ["a", "b"], "a": ["post"], "b": ["post"]}
+
+
+@pytest.fixture
+def transport():
+    with MemoryTransport(1 << 20) as made:
+        yield made
+        assert made.arena.statistics().slots == 0
+
+
+@pytest.fixture
+def serving(transport):
+    """Open a route whose nodes append their name to each input; `works` replaces some of them."""
+
+    def named(node):
+        async def work(items):
+            await trio.lowlevel.checkpoint()
+            joined = [" ".join(f"{p}:{text(given)}" for p, given in i.inputs) for i in items]
+            return [Done(payload(transport, f"({each}){node}".encode())) for each in joined]
+
+        return work
+
+    @asynccontextmanager
+    async def serve(dag, works=None, **settings):
+        graph = Graph.from_edges(dag)
+        stages = {}
+        async with trio.open_nursery() as nursery:
+            for node in graph.nodes:
+                work = (works or {}).get(node, named(node))
+                stages[node] = Stage(
+                    StageSettings(node, **settings), lambda listener, work=work: FakePool(listener, work)
+                )
+                await nursery.start(keep, stages[node])
+            yield Route(graph, stages)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not any(len(stage.queue) for stage in stages.values())
+            nursery.cancel_scope.cancel()
+
+    async def keep(stage, *, task_status):
+        async with stage.pool.running():
+            task_status.started()
+            await stage.serve()
+
+    return serve
+
+
+@pytest.fixture
+def request_(transport):
+    return Request(payload(transport, b"[]"), payload(transport, b"in"))
+
+
+async def hang(items):
+    await trio.sleep(math.inf)
+
+
+def failing(error, times=math.inf):
+    calls = []
+
+    async def work(items):
+        await trio.lowlevel.checkpoint()
+        calls.append(len(items))
+        if len(calls) <= times:
+            return [Failed(error) for _ in items]
+        return [Done(i.inputs[0][1].share()) for i in items]
+
+    work.calls = calls
+    return work
+
+
+async def answer_of(route, request, watch=None):
+    answer = await walk(route, request, watch)
+    texts = {leaf: text(done.payload) for leaf, done in answer.leaves.items()}
+    answer.release()
+    return texts
+
+
+async def test_chain(autojump_clock, serving, request_):
+    async with serving({"a": ["b"], "b": ["c"]}) as route:
+        assert await answer_of(route, request_) == {"c": "(0:(0:(0:in)a)b)c"}
+
+
+async def test_diamond_joins_both_parents_in_order_of_arrival(autojump_clock, serving, request_, transport):
+    async def late(items):
+        await trio.sleep(1)
+        return [Done(payload(transport, b"late")) for _ in items]
+
+    async with serving(DIAMOND, {"a": late}) as route:
+        assert await answer_of(route, request_) == {"post": "(1:(0:(0:in)pre)b 0:late)post"}
+
+
+async def test_several_leaves_in_order_of_completion(autojump_clock, serving, request_, transport):
+    async def late(items):
+        await trio.sleep(1)
+        return [Done(payload(transport, b"late")) for _ in items]
+
+    async with serving({"pre": ["a", "b"]}, {"a": late}) as route:
+        assert list(await answer_of(route, request_)) == ["b", "a"]
+
+
+async def test_one_node_alone(autojump_clock, serving, request_):
+    async with serving({"a": []}) as route:
+        assert await answer_of(route, request_) == {"a": "(0:in)a"}
+
+
+@pytest.mark.parametrize("retries", [0, 1, 3])
+async def test_a_node_is_tried_once_more_than_it_is_retried(autojump_clock, serving, request_, retries):
+    work = failing(InternalError("Prediction failed"))
+    async with serving({"a": ["bad"]}, {"bad": work}, retry_attempts=retries) as route:
+        with pytest.raises(InternalError, match=r"^Error executing bad$"):
+            await walk(route, request_)
+    assert len(work.calls) == retries + 1
+
+
+async def test_the_last_attempt_counts(autojump_clock, serving, request_):
+    work = failing(InternalError("Prediction failed"), times=1)
+    async with serving({"a": ["flaky"]}, {"flaky": work}, retry_attempts=1) as route:
+        assert await answer_of(route, request_) == {"flaky": "(0:in)a"}
+
+
+async def test_a_node_that_hangs_fails_after_its_attempts(autojump_clock, serving, request_):
+    async with serving({"a": []}, {"a": hang}, timeout=0.7, retry_attempts=1) as route:
+        began = trio.current_time()
+        with pytest.raises(InternalError, match="Error executing a"):
+            await walk(route, request_)
+        assert trio.current_time() - began == pytest.approx(1.4)
+
+
+async def test_the_handlers_own_error_reaches_the_client(autojump_clock, serving, request_):
+    work = failing(PredictionError("too dark", code=422))
+    async with serving({"a": []}, {"a": work}) as route:
+        with pytest.raises(PredictionError, match="too dark") as raised:
+            await walk(route, request_)
+    assert raised.value.code == 422
+
+
+async def test_a_failure_cancels_the_siblings(autojump_clock, serving, request_):
+    async def later(items):
+        await trio.sleep(0.1)
+        return [Failed(InternalError("no")) for _ in items]
+
+    async with serving({"pre": ["a", "b"]}, {"a": later, "b": hang}, timeout=60, retry_attempts=0) as route:
+        began = trio.current_time()
+        with pytest.raises(InternalError, match="Error executing a"):
+            await walk(route, request_)
+        assert trio.current_time() - began == pytest.approx(0.1)
+        route.stages["b"].pool.stop(route.stages["b"].pool.batches[0])
+
+
+async def test_a_refusal_is_not_retried(autojump_clock, serving, request_):
+    async with serving({"a": ["b"]}, queue_size=0) as route:
+        with pytest.raises(ServiceUnavailableError):
+            await walk(route, request_)
+        assert route.stages["a"].statistics().refused == 1
+
+
+@pytest.mark.parametrize("where", ["pre", "a", "post"])
+@pytest.mark.parametrize("queued", [True, False])
+async def test_a_client_that_leaves_takes_its_request_along(
+    autojump_clock, serving, request_, transport, where, queued
+):
+    """At every node of the diamond, queued behind another batch or running."""
+    async with serving(DIAMOND, {where: hang}, timeout=60) as route:
+        pool = route.stages[where].pool
+        if queued:
+            pool.idle = 0
+        began = trio.current_time()
+        assert await walk(route, request_, partial(trio.sleep, 5)) is None
+        assert trio.current_time() - began == pytest.approx(5)
+        assert not any(len(stage.queue) for stage in route.stages.values())
+        for batch in pool.batches:
+            pool.stop(batch)
+        pool.idle = max(pool.idle, 1)
+
+
+async def test_the_watch_ends_with_the_answer(autojump_clock, serving, request_):
+    async with serving({"a": ["b"]}) as route:
+        with trio.fail_after(1):
+            assert await answer_of(route, request_, trio.sleep_forever) == {"b": "(0:(0:in)a)b"}
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.5, 1.0, 1.5, 2.5])
+async def test_cancelled_from_outside_at_any_stage(autojump_clock, serving, request_, transport, moment):
+    async def second(items):
+        await trio.sleep(1)
+        return [Done(payload(transport, b"x")) for _ in items]
+
+    async with serving(DIAMOND, dict.fromkeys(DIAMOND, second)) as route:
+        with trio.move_on_after(moment):
+            await walk(route, request_)
+        assert not any(len(stage.queue) for stage in route.stages.values())
+        await trio.sleep(5)  # the batches that run end by themselves

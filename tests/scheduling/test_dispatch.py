@@ -1,0 +1,328 @@
+"""Every attempt gets one outcome; what is cancelled leaves the queue at once and the arena with its batch."""
+
+import math
+
+import pytest
+import trio
+import trio.testing
+
+from tests.support import item, release, text
+from wfserve.errors import InternalError, ServiceUnavailableError
+from wfserve.scheduling.dispatch import Stage, StageSettings
+from wfserve.transport.memory import MemoryTransport
+from wfserve.workers.base import Done, Failed
+from wfserve.workers.fake import FakePool, ReplicaDeath, echo
+
+NAME = "w__n"
+
+
+class Bench:
+    """A stage over a fake pool on the virtual clock, and items to send through it."""
+
+    def __init__(self, transport, nursery, work, replicas=1, **settings):
+        self.transport = transport
+        self.nursery = nursery
+        self.stage = Stage(
+            StageSettings(NAME, **{"timeout": 1.0, "batch_size": 8} | settings),
+            lambda listener: FakePool(listener, work, replicas),
+        )
+        self.pool = self.stage.pool
+        self.outcomes = {}
+        self.opened = trio.current_time()
+
+    def attempt(self, name):
+        self.nursery.start_soon(self._attempt, name)
+
+    async def _attempt(self, name):
+        given = item(self.transport, name.encode())
+        try:
+            outcome = await self.stage.attempt(given)
+            self.outcomes[name] = (trio.current_time() - self.opened, outcome)
+            if isinstance(outcome, Done):
+                assert text(outcome.payload) == name
+                outcome.payload.release()
+        except ServiceUnavailableError as error:
+            self.outcomes[name] = (trio.current_time() - self.opened, error)
+        finally:
+            release(given)
+
+
+@pytest.fixture
+def transport():
+    with MemoryTransport(1 << 20) as made:
+        yield made
+        assert made.arena.statistics().slots == 0
+
+
+@pytest.fixture
+def run_bench(transport):
+    """Run `scenario(bench)` on a stage with this work, to its end."""
+
+    async def run(scenario, work, **settings):
+        async with trio.open_nursery() as nursery:
+            async with trio.open_nursery() as attempts:
+                bench = Bench(transport, attempts, work, **settings)
+                await nursery.start(_keep, bench)
+                await scenario(bench)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        return bench
+
+    async def _keep(bench, *, task_status):
+        async with bench.pool.running():
+            task_status.started()
+            await bench.stage.serve()
+
+    return run
+
+
+def sizes(bench):
+    return [len(batch.items) for batch in bench.pool.batches]
+
+
+def kinds(bench):
+    return {name: type(outcome) for name, (_, outcome) in bench.outcomes.items()}
+
+
+async def quick(items):
+    await trio.lowlevel.checkpoint()
+    return echo(items)
+
+
+async def slow(items):
+    await trio.sleep(0.5)
+    return echo(items)
+
+
+async def hang(items):
+    await trio.sleep(math.inf)
+
+
+async def test_attempts_of_one_moment_leave_in_one_batch(autojump_clock, run_bench):
+    async def scenario(bench):
+        for name in "abc":
+            bench.attempt(name)
+
+    bench = await run_bench(scenario, quick)
+    assert sizes(bench) == [3]
+    assert set(kinds(bench).values()) == {Done}
+
+
+async def test_what_comes_while_a_batch_runs_is_the_next_batch(autojump_clock, run_bench):
+    async def scenario(bench):
+        bench.attempt("first")
+        await trio.sleep(0.1)
+        for name in "abc":
+            bench.attempt(name)
+            await trio.sleep(0.1)
+
+    bench = await run_bench(scenario, slow)
+    assert sizes(bench) == [1, 3]
+
+
+async def test_a_batch_is_never_larger_than_its_size(autojump_clock, run_bench):
+    async def scenario(bench):
+        for name in "abcde":
+            bench.attempt(name)
+
+    bench = await run_bench(scenario, quick, batch_size=2)
+    assert sizes(bench) == [2, 2, 1]
+
+
+async def test_a_full_queue_refuses_at_once(autojump_clock, run_bench):
+    async def scenario(bench):
+        bench.attempt("runs")
+        await trio.testing.wait_all_tasks_blocked()
+        for name in "ab":
+            bench.attempt(name)
+
+    bench = await run_bench(scenario, slow, queue_size=1, timeout=5.0)
+    assert sorted(kind.__name__ for kind in kinds(bench).values()) == [
+        "Done",
+        "Done",
+        "ServiceUnavailableError",
+    ]
+    (refusal,) = (o for _, o in bench.outcomes.values() if isinstance(o, ServiceUnavailableError))
+    assert refusal.retry_after == 1
+
+
+async def test_an_attempt_that_times_out_in_the_queue_stops_nothing(autojump_clock, run_bench):
+    async def work(items):
+        await trio.sleep(0.9)
+        return echo(items)
+
+    async def scenario(bench):
+        bench.attempt("first")
+        await trio.sleep(0.1)
+        bench.attempt("second")
+        await trio.sleep(0.3)
+        bench.attempt("third")
+
+    bench = await run_bench(scenario, work, batch_size=1)
+    assert bench.pool.deaths == 0
+    assert bench.outcomes["first"][0] == pytest.approx(0.9)
+    assert bench.outcomes["second"][0] == pytest.approx(1.1)  # while it ran: abandoned
+    assert bench.outcomes["third"][0] == pytest.approx(1.4)  # while it was queued: withdrawn
+    assert kinds(bench) == {"first": Done, "second": Failed, "third": Failed}
+    assert sizes(bench) == [1, 1]
+
+
+async def test_a_lone_attempt_that_hangs_stops_its_worker(autojump_clock, run_bench):
+    async def scenario(bench):
+        bench.attempt("hangs")
+
+    bench = await run_bench(scenario, hang)
+    when, outcome = bench.outcomes["hangs"]
+    assert when == pytest.approx(1.0)
+    assert isinstance(outcome, Failed)
+    assert bench.pool.deaths == 1
+
+
+async def test_the_neighbours_of_one_that_hangs_are_run_again_and_succeed(autojump_clock, run_bench):
+    async def work(items):
+        if any(text(i.inputs[0][1]) == "hangs" for i in items):
+            await trio.sleep(math.inf)
+        return await quick(items)
+
+    async def scenario(bench):
+        for name in ("a", "hangs", "b"):
+            bench.attempt(name)
+
+    bench = await run_bench(scenario, work)
+    assert kinds(bench) == {"a": Done, "b": Done, "hangs": Failed}
+    assert sizes(bench) == [3, 1, 1, 1]
+    assert bench.pool.deaths == 2
+    ends = {round(when, 6) for when, _ in bench.outcomes.values()}
+    assert ends <= {1.0, 2.0}  # whoever comes behind the one that hangs: its timer waited
+
+
+async def test_a_worker_that_dies_costs_its_neighbours_nothing(autojump_clock, run_bench):
+    async def work(items):
+        if any(text(i.inputs[0][1]) == "poison" for i in items):
+            raise ReplicaDeath
+        return await quick(items)
+
+    async def scenario(bench):
+        for name in ("a", "poison", "b", "c"):
+            bench.attempt(name)
+
+    bench = await run_bench(scenario, work)
+    assert kinds(bench) == {"a": Done, "b": Done, "c": Done, "poison": Failed}
+    assert bench.pool.deaths == 2
+
+
+async def test_a_batch_that_raises_is_split_until_the_culprit_stands_alone(autojump_clock, run_bench):
+    async def work(items):
+        await trio.lowlevel.checkpoint()
+        if any(text(i.inputs[0][1]) == "bad" for i in items):
+            return [Failed(InternalError("Prediction failed"))] * len(items)
+        return echo(items)
+
+    async def scenario(bench):
+        for name in ("a", "b", "c", "bad", "d", "e", "f", "g"):
+            bench.attempt(name)
+
+    bench = await run_bench(scenario, work)
+    assert [name for name, kind in kinds(bench).items() if kind is Failed] == ["bad"]
+    assert len(bench.outcomes) == 8
+    assert sorted(sizes(bench), reverse=True) == [8, 4, 4, 2, 2, 1, 1]
+
+
+async def test_isolate_off_runs_nothing_again(autojump_clock, run_bench):
+    async def work(items):
+        await trio.lowlevel.checkpoint()
+        return [Failed(InternalError("Prediction failed"))] * len(items)
+
+    async def scenario(bench):
+        for name in "abc":
+            bench.attempt(name)
+
+    bench = await run_bench(scenario, work, isolate=False)
+    assert sizes(bench) == [3]
+    assert set(kinds(bench).values()) == {Failed}
+
+
+async def test_a_result_of_one_item_does_not_touch_the_others(autojump_clock, run_bench):
+    async def work(items):
+        await trio.lowlevel.checkpoint()
+        done = echo(items)
+        done[1].payload.release()
+        done[1] = Failed(InternalError("Prediction failed"), splittable=False)
+        return done
+
+    async def scenario(bench):
+        for name in "abc":
+            bench.attempt(name)
+
+    bench = await run_bench(scenario, work)
+    assert sorted(kind.__name__ for kind in kinds(bench).values()) == ["Done", "Done", "Failed"]
+    assert sizes(bench) == [3]
+
+
+async def test_the_pool_grows_while_requests_wait(autojump_clock, run_bench):
+    async def scenario(bench):
+        for name in "abcdef":
+            bench.attempt(name)
+            await trio.sleep(0.01)
+
+    bench = await run_bench(scenario, slow, batch_size=1, max_workers=3)
+    assert bench.pool.statistics().wanted == 3
+
+
+async def test_a_deserted_batch_that_hangs_is_stopped_all_the_same(autojump_clock, run_bench):
+    async def work(items):
+        if text(items[0].inputs[0][1]) == "hangs":
+            await trio.sleep(math.inf)
+        return echo(items)
+
+    async def scenario(bench):
+        with trio.move_on_after(0.5):
+            given = item(bench.transport, b"hangs")
+            try:
+                await bench.stage.attempt(given)
+            finally:
+                release(given)
+        bench.attempt("next")
+
+    bench = await run_bench(scenario, work)
+    assert bench.pool.deaths == 1
+    assert bench.outcomes["next"][0] == pytest.approx(1.0)
+    assert kinds(bench) == {"next": Done}
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.25, 0.5, 0.75])
+@pytest.mark.parametrize("work", [quick, slow, hang])
+async def test_a_cancelled_attempt_leaves_nothing(autojump_clock, run_bench, work, moment):
+    async def scenario(bench):
+        async def leave(after):
+            given = item(bench.transport, b"leaves")
+            try:
+                with trio.move_on_after(after):
+                    outcome = await bench.stage.attempt(given)
+                    outcome.payload.release()
+            finally:
+                release(given)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(leave, moment)
+            nursery.start_soon(leave, moment / 2)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(leave, moment)
+        assert len(bench.stage.queue) == 0
+
+    await run_bench(scenario, work, batch_size=2)  # the fixture asserts that no slot is left
+
+
+async def test_a_result_that_comes_with_the_cancellation_is_not_lost(autojump_clock, run_bench):
+    """Both in one scheduler tick: the batch ends at 0.5, and so does the client's patience."""
+
+    async def scenario(bench):
+        for delay in (0.5, 0.5 + 1e-12, 0.5 - 1e-12):
+            given = item(bench.transport, b"late")
+            with trio.move_on_after(delay):
+                outcome = await bench.stage.attempt(given)
+                outcome.payload.release()
+            release(given)
+            await trio.sleep(1)
+
+    await run_bench(scenario, slow)

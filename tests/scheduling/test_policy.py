@@ -1,0 +1,103 @@
+"""Every row of the tables in `policy`, and the properties of what is computed."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wfserve.scheduling.policy import (
+    Expiry,
+    Failure,
+    after_error,
+    after_loss,
+    after_timeout,
+    replicas_wanted,
+    running_deadline,
+    split,
+)
+
+
+@pytest.mark.parametrize(
+    ("size", "splittable", "isolate", "expected"),
+    [
+        (1, True, True, Failure.FAIL),
+        (1, False, True, Failure.FAIL),
+        (2, True, True, Failure.SPLIT),
+        (2, True, False, Failure.FAIL),
+        (2, False, True, Failure.FAIL),
+    ],
+)
+def test_after_error(size, splittable, isolate, expected):
+    assert after_error(size, splittable=splittable, isolate=isolate) is expected
+
+
+@pytest.mark.parametrize(
+    ("size", "isolate", "expected"),
+    [(1, True, Failure.FAIL), (2, True, Failure.ALONE), (2, False, Failure.FAIL)],
+)
+def test_after_loss(size, isolate, expected):
+    assert after_loss(size, isolate=isolate) is expected
+
+
+@pytest.mark.parametrize(
+    ("started", "expected"),
+    [(None, Expiry.WITHDRAW), (9.5, Expiry.ABANDON), (9.0, Expiry.STOP), (1.0, Expiry.STOP)],
+)
+def test_after_timeout(started, expected):
+    assert after_timeout(started, now=10.0, timeout=1.0) is expected
+
+
+def test_an_attempt_that_hardly_waited_ends_with_its_batch():
+    assert running_deadline(deadline=1.0, started=0.05, timeout=1.0) == 1.05
+
+
+def test_an_attempt_that_waited_keeps_its_deadline():
+    assert running_deadline(deadline=1.0, started=0.5, timeout=1.0) == 1.0
+
+
+def test_an_uncharged_run_starts_afresh():
+    assert running_deadline(deadline=math.inf, started=7.0, timeout=1.0) == 8.0
+
+
+@given(st.integers(2, 1000))
+def test_halves_make_a_whole(size):
+    first, second = split(size)
+    assert first + second == size
+    assert 0 <= first - second <= 1
+
+
+def wanted(**changes):
+    calm = {
+        "queued": 1,
+        "oldest_wait": 0.0,
+        "batch_size": 8,
+        "idle": 0,
+        "wanted": 1,
+        "minimum": 1,
+        "maximum": 4,
+    }
+    return replicas_wanted(**(calm | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, 1),
+        ({"queued": 9}, 2),
+        ({"oldest_wait": 0.05}, 2),
+        ({"queued": 9, "idle": 1}, 1),
+        ({"queued": 0, "oldest_wait": 9.0}, 1),
+        ({"queued": 9, "wanted": 4}, 4),
+        ({"wanted": 0, "minimum": 0}, 1),
+        ({"wanted": 0, "minimum": 0, "maximum": 0}, 0),
+    ],
+)
+def test_replicas_wanted(changes, expected):
+    assert wanted(**changes) == expected
+
+
+@given(st.integers(0, 99), st.floats(0, 9), st.integers(0, 3), st.integers(0, 4))
+def test_a_pool_never_shrinks_here_nor_exceeds_its_maximum(queued, wait, idle, now):
+    answer = wanted(queued=queued, oldest_wait=wait, idle=idle, wanted=now, minimum=0)
+    assert now <= answer <= 4

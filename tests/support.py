@@ -1,0 +1,32 @@
+"""What several tests build: payloads in a real arena of the in-process transport."""
+
+from wfserve.transport.base import Payload
+from wfserve.transport.frame import Kind, pack_header
+from wfserve.transport.memory import MemoryTransport
+from wfserve.workers.base import Item
+
+
+def payload(transport: MemoryTransport, data: bytes) -> Payload:
+    loan = transport.arena.loan(max(1, len(data)))
+    loan.buffer[: len(data)] = data
+    published = loan.publish(pack_header(Kind.BYTES, len(data)), 0, len(data))
+    loan.release()
+    return published
+
+
+def item(transport: MemoryTransport, data: bytes = b"body") -> Item:
+    """An item with payloads of its own, which its `release` gives back."""
+    return Item(
+        "00000000-0000-4000-8000-000000000000", payload(transport, b"[]"), ((0, payload(transport, data)),)
+    )
+
+
+def release(*items: Item) -> None:
+    for each in items:
+        each.headers.release()
+        for _, given in each.inputs:
+            given.release()
+
+
+def text(given: Payload) -> str:
+    return bytes(given.borrow()).decode()

@@ -1,0 +1,8 @@
+"""wfserve serves workflows: a DAG of PyTorch models and Python functions behind TorchServe's REST API."""
+
+import sys
+
+__version__ = "0.1.0"
+
+if not sys.platform.startswith("linux"):
+    raise ImportError(f"wfserve runs on Linux only (memfd, futex and pidfd); this is {sys.platform}")

@@ -1,0 +1,131 @@
+"""Shared memory between the server and its workers: arena, rings, doorbells."""
+
+import wfserve.transport.base
+
+class Payload:
+    """Published bytes: immutable, and freed with their last handle and view."""
+
+    @property
+    def header(self) -> bytes:
+        """The frame header, 96 bytes."""
+
+    @property
+    def descriptor(self) -> wfserve.transport.base.Descriptor:
+        """Where the bytes lie."""
+
+    @property
+    def nbytes(self) -> int:
+        """Length of the bytes."""
+
+    def share(self) -> Payload:
+        """Return one more handle. Raises `ValueError` after `release`."""
+
+    def borrow(self) -> memoryview:
+        """Return a read-only view, which holds the slot. Raises `ValueError` after `release`."""
+
+    def release(self) -> None:
+        """Give the handle up; idempotent."""
+
+class Loan:
+    """A writable slot that nobody else sees yet."""
+
+    @property
+    def descriptor(self) -> wfserve.transport.base.Descriptor:
+        """Where the slot lies."""
+
+    @property
+    def buffer(self) -> memoryview:
+        """The writable bytes; a view holds the slot. Raises `ValueError` after `release`."""
+
+    def publish(self, header: bytes, offset: int, length: int) -> Payload:
+        """Publish a part. Raises `ValueError` if it does not lie within the loan, or after `release`."""
+
+    def release(self) -> None:
+        """End the loan; idempotent."""
+
+class Arena:
+    """A segment, handed out in slots of powers of two; all of its state is private."""
+
+    def __init__(self, segment: int, limit_bytes: int, retain_bytes: int, reservation_bytes: int) -> None:
+        """Reserve address space; memory is taken as it is touched. Raises `OSError` if that is refused."""
+
+    def loan(self, nbytes: int) -> Loan | None:
+        """Return a slot of at least `nbytes`, or None if the limit would be exceeded."""
+
+    def trim(self) -> None:
+        """Give the pages of free slots back to the system."""
+
+    def close(self) -> None:
+        """Lend no more; the segment goes with its last slot."""
+
+    def statistics(self) -> tuple[int, int, int, int, int]:
+        """Return slots held and loaned, limit, resident and high-water bytes."""
+
+    @property
+    def fd(self) -> int:
+        """The memfd, -1 once the segment is gone."""
+
+class View:
+    """What a mapped part's memoryviews look at (their `obj`)."""
+
+class SegmentMap:
+    """Another process's segment, mapped whole."""
+
+    def __init__(self, fd: int) -> None:
+        """Map all of `fd`, which may be closed afterwards. Raises `OSError`."""
+
+    def view(self, offset: int, length: int) -> memoryview:
+        """Return a writable view of a part. Raises `ValueError` if it does not lie within the segment."""
+
+class ServerEnd:
+    """The server's end of a child's two rings."""
+
+    def __init__(self) -> None:
+        """Make empty rings and a doorbell. Raises `OSError`."""
+
+    def send(self, message: wfserve.transport.base.Message) -> bool:
+        """
+        Append a message and wake the child if it sleeps; False if the ring is full.
+
+        Raises `ValueError` if the child corrupted the ring.
+        """
+
+    def drain(self) -> list[wfserve.transport.base.Message]:
+        """Return all messages there are. Raises `ValueError` if the child corrupted the ring."""
+
+    def fall_asleep(self) -> bool:
+        """Ask for the doorbell to be rung; False if there is something to drain instead."""
+
+    def wake_up(self) -> None:
+        """Clear the doorbell."""
+
+    @property
+    def memory_fd(self) -> int:
+        """The rings' memfd."""
+
+    @property
+    def doorbell_fd(self) -> int:
+        """The eventfd that the child rings."""
+
+class ChildEnd:
+    """The child's end; used by one thread."""
+
+    def __init__(self, memory_fd: int, doorbell_fd: int) -> None:
+        """Map the rings; both descriptors may be closed afterwards. Raises `OSError` or `ValueError`."""
+
+    def receive(self) -> wfserve.transport.base.Message:
+        """Wait for a message, without the GIL, and return it. Signal handlers run meanwhile."""
+
+    def send(self, message: wfserve.transport.base.Message) -> None:
+        """Append a message and ring the server's doorbell if it sleeps; waits while the ring is full."""
+
+FRAME_HEADER_SIZE: int = 96
+
+RING_CAPACITY: int = 256
+
+def watch_parent(pidfd: int) -> None:
+    """
+    End this process, and its group if it leads one, as soon as the process behind `pidfd` is gone.
+
+    Works while the GIL is held. Raises `OSError` if `pidfd` is not open.
+    """

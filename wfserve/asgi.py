@@ -1,0 +1,118 @@
+"""The one ASGI application: `hypercorn -k trio wfserve.asgi:app` and `wfserve serve` run the same.
+
+It opens its registry in the lifespan, or uses one that is already open. Workflows load after the lifespan's
+startup, which a server bounds in time; `/ping` tells when they have.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import trio
+
+from wfserve.config import load
+from wfserve.errors import WfserveError
+from wfserve.http.apis import Apis
+from wfserve.registry.catalogue import open_registry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from wfserve.config import Config
+    from wfserve.http.predict import Receive, Scope, Send
+    from wfserve.registry.catalogue import Registry
+
+log = logging.getLogger(__name__)
+
+
+class App:
+    """The application of one server process."""
+
+    def __init__(self, config: Config | None = None) -> None:
+        self._config = config
+        self._apis: Apis | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI scope."""
+        match scope["type"]:
+            case "lifespan":
+                await self._lifespan(receive, send)
+            case "http" if self._apis is not None:
+                await self._apis(scope, receive, send)
+            case "websocket":
+                await send({"type": "websocket.close"})
+            case _:
+                raise RuntimeError("wfserve needs a server that speaks the ASGI lifespan")
+
+    @contextmanager
+    def serving(self, registry: Registry) -> Iterator[None]:
+        """Serve `registry` while the block runs."""
+        self._apis = Apis(registry)
+        try:
+            yield
+        finally:
+            self._apis = None
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        if self._apis is not None:  # somebody else owns the registry
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+        else:
+            log_to_stderr()
+            try:
+                await self._own_registry(receive, send)
+            except WfserveError as error:
+                await _refuse(error, send)
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _own_registry(self, receive: Receive, send: Send) -> None:
+        config = self._config or load()
+        async with open_registry(config) as registry, trio.open_nursery() as nursery:
+            nursery.start_soon(_end_with_launcher)
+            with self.serving(registry):
+                registry.load(config.load_workflows)
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+            nursery.cancel_scope.cancel()
+
+
+def log_to_stderr() -> None:
+    """Log as a server does; a launcher that has configured logging keeps its own way."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+async def _refuse(error: WfserveError, send: Send) -> None:
+    """Say in one line why this process does not serve.
+
+    hypercorn's worker processes would print a traceback around it; nothing is open yet, so they just end.
+    """
+    if multiprocessing.parent_process() is not None:
+        print(f"wfserve: {error.message}", file=sys.stderr, flush=True)
+        os._exit(1)
+    await send({"type": "lifespan.startup.failed", "message": error.message})
+
+
+async def _end_with_launcher() -> None:
+    """End this process when the one that launched it is gone; without effect if that is not hypercorn.
+
+    hypercorn serves from a child process and tells it to stop by an event. A signal to the whole group
+    must not cut requests off before that, and one that kills hypercorn itself must not leave the child.
+    """
+    launcher = multiprocessing.parent_process()
+    if launcher is None:
+        return
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    await trio.lowlevel.wait_readable(launcher.sentinel)
+    log.error("the process that launched this server is gone")
+    os.kill(os.getpid(), signal.SIGKILL)  # the workers end by themselves
+
+
+app = App()

@@ -1,0 +1,182 @@
+"""Values become frames and frames values; a frame says by its kind what it is, whichever mode wrote it.
+
+              bytes mode                        native mode               native mode, leaf
+    encode    raw, TEXT, JSON, torch.save       TENSOR, TEXT, BYTES,      BYTES, TEXT, JSON: the server
+                                                OBJECT                    never unpickles
+    decode    bytearray, always                 what the parent returned
+
+Native inputs are views of shared memory, and an output that is a part of an input is handed on where it lies.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import orjson
+import torch
+
+from wfserve.child import objects
+from wfserve.child.fault import UNSUPPORTED, NodeError
+from wfserve.child.inputs import address_of
+from wfserve.transport.frame import MAX_RANK, Kind, object_layout, pack_header, parse_header
+
+if TYPE_CHECKING:
+    from wfserve.child.inputs import Inputs
+    from wfserve.transport.base import Descriptor
+    from wfserve.transport.message import Ref
+
+_JSON_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+
+
+class Encoded(NamedTuple):
+    """A frame that is ready to be written into `nbytes`, or already lies at `place`."""
+
+    header: bytes
+    nbytes: int
+    write: Callable[[memoryview], None]
+    place: Descriptor | None = None
+
+
+Encoder = Callable[[Any, "Inputs"], Encoded]
+
+
+def encoder_for(data_format: str, leaf: bool, archive: objects.Archive) -> Encoder:
+    """Return what encodes a node's results. An encoder raises `NodeError` for what cannot be sent."""
+    if data_format == "bytes":
+        return encode_bytes
+    return encode_leaf if leaf else partial(encode_native, archive=archive)
+
+
+def encode_bytes(value: Any, inputs: Inputs | None = None) -> Encoded:
+    """Encode as TorchServe does: bytes raw, str UTF-8, a tensor by `torch.save`, the rest indented JSON."""
+    if isinstance(value, (bytes, bytearray)):
+        return _raw(Kind.BYTES, value)
+    if isinstance(value, torch.Tensor):
+        return _raw(Kind.BYTES, save(value))
+    try:
+        if isinstance(value, str):
+            return _raw(Kind.TEXT, value.encode())
+        return _raw(Kind.JSON, json.dumps(value, indent=2).encode())
+    except (TypeError, ValueError, RecursionError):
+        raise NodeError(UNSUPPORTED) from None
+
+
+def encode_native(value: Any, inputs: Inputs, archive: objects.Archive) -> Encoded:
+    """Encode for a node that reads it as it is."""
+    if isinstance(value, torch.Tensor) and objects.is_plain(value) and value.dim() <= MAX_RANK:
+        return _tensor(value, inputs)
+    if isinstance(value, (bytes, bytearray, memoryview, str)) and type(value).__module__ == "builtins":
+        return _flat(value, inputs)
+    pickled = objects.dump(value, archive)
+    layout = object_layout(len(pickled.pickle), [buffer.nbytes for buffer in pickled.buffers])
+    header = pack_header(Kind.OBJECT, layout.size)
+    return Encoded(header, layout.size, partial(objects.write, pickled, layout))
+
+
+def encode_leaf(value: Any, inputs: Inputs) -> Encoded:
+    """Encode what leaves the server: bytes, text, or JSON with tensors and arrays as nested lists."""
+    if isinstance(value, (bytes, bytearray, memoryview, str)):
+        return _flat(value, inputs)
+    try:
+        return _raw(Kind.JSON, _json(value))
+    except (TypeError, ValueError, RuntimeError) as problem:
+        raise NodeError(f"{UNSUPPORTED} {problem}") from None
+
+
+def _json(value: Any) -> bytes:
+    try:
+        return orjson.dumps(value, default=_listed, option=_JSON_OPTIONS)
+    except TypeError:  # integers beyond 64 bits, among others
+        return json.dumps(value, default=_listed).encode()
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, (torch.Tensor, np.ndarray, np.generic)):
+        return value.tolist()
+    raise TypeError(f"{type(value).__module__}.{type(value).__qualname__} is not JSON")
+
+
+def _raw(kind: Kind, data: bytes | bytearray | memoryview) -> Encoded:
+    return Encoded(pack_header(kind, len(data)), len(data), partial(_copy, data))
+
+
+def _copy(data: bytes | bytearray | memoryview, view: memoryview) -> None:
+    view[:] = data
+
+
+def _flat(value: str | bytes | bytearray | memoryview, inputs: Inputs) -> Encoded:
+    if isinstance(value, str):
+        try:
+            return _raw(Kind.TEXT, value.encode())
+        except UnicodeEncodeError:
+            raise NodeError(UNSUPPORTED) from None
+    if isinstance(value, memoryview):
+        return _view(value, inputs)
+    return _raw(Kind.BYTES, value)
+
+
+def _view(value: memoryview, inputs: Inputs) -> Encoded:
+    if not value.c_contiguous or not value.nbytes:
+        return _raw(Kind.BYTES, value.tobytes())
+    flat = value.cast("B")
+    place = inputs.locate(address_of(flat), flat.nbytes)
+    return Encoded(pack_header(Kind.BYTES, flat.nbytes), flat.nbytes, partial(_copy, flat), place)
+
+
+def _tensor(value: torch.Tensor, inputs: Inputs) -> Encoded:
+    header = pack_header(Kind.TENSOR, value.nbytes, objects.DTYPE_NAMES[value.dtype], value.shape)
+    place = inputs.locate(value.data_ptr(), value.nbytes) if _is_as_it_lies(value) else None
+    return Encoded(header, value.nbytes, partial(_write_tensor, value), place)
+
+
+def _is_as_it_lies(value: torch.Tensor) -> bool:
+    return value.device.type == "cpu" and value.is_contiguous() and not (value.is_conj() or value.is_neg())
+
+
+def _write_tensor(value: torch.Tensor, view: memoryview) -> None:
+    """Write the elements once, from whatever device and strides they have."""
+    if value.numel():
+        bits = objects.bits_of(value)
+        torch.frombuffer(view, dtype=bits.dtype).view(bits.shape).copy_(bits)
+
+
+def save(value: torch.Tensor) -> bytes:
+    """Return what `torch.save` writes; a view never takes the rest of its storage along."""
+    compact = value
+    if value.layout is torch.strided and value.untyped_storage().nbytes() > value.nbytes:
+        compact = value.detach().clone().requires_grad_(value.requires_grad)
+    file = io.BytesIO()
+    torch.save(compact, file)
+    return file.getvalue()
+
+
+def decode_bytes(ref: Ref, inputs: Inputs) -> bytearray:
+    """Return an input as the bytes a bytes-mode parent would have sent, whatever its mode."""
+    header, view = parse_header(ref.header), inputs.read(ref)
+    if header.kind == Kind.TENSOR:
+        return bytearray(save(objects.tensor_of(view, header.dtype, header.shape)))
+    if header.kind == Kind.OBJECT:
+        body = memoryview(bytearray(view))
+        encoded = encode_bytes(objects.load(body))
+        data = bytearray(encoded.nbytes)
+        encoded.write(memoryview(data))
+        return data
+    return bytearray(view)
+
+
+def decode_native(position: int, ref: Ref, inputs: Inputs) -> Any:
+    """Return an input as its parent returned it; bytes are a writable memoryview."""
+    header = parse_header(ref.header)
+    if header.kind == Kind.TEXT:
+        return str(inputs.read(ref), "utf-8")
+    if header.kind == Kind.JSON:
+        return json.loads(str(inputs.read(ref), "utf-8"))
+    view = inputs.borrow(position, ref)
+    if header.kind == Kind.TENSOR:
+        return objects.tensor_of(view, header.dtype, header.shape)
+    return objects.load(view) if header.kind == Kind.OBJECT else view

@@ -1,0 +1,125 @@
+"""A client's body becomes the start node's parameters by its content type alone, as TorchServe decodes it.
+
+multipart/form-data                  each part by its name; file parts decoded by their own content type
+application/x-www-form-urlencoded    each field by its name
+anything else                        `body`: JSON parsed, text* as str, the rest raw
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from email.message import Message
+from email.parser import HeaderParser
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote_to_bytes
+
+from wfserve.child.fault import NodeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Raw = Callable[[memoryview], Any]
+
+log = logging.getLogger(__name__)
+
+
+class Parameter(NamedTuple):
+    """A named value of a request, and the content type it came with."""
+
+    name: str
+    value: Any
+    content_type: str
+
+
+def parameters(content_type: str, body: memoryview, raw: Raw, *, decode: bool = True) -> list[Parameter]:
+    """Return what a body holds, in order; of parameters with the same name the last counts.
+
+    `raw` makes what a handler sees of undecoded bytes. With `decode` off nothing is parsed as JSON or text.
+    Raises `NodeError` (400) if a multipart body is malformed.
+    """
+    mime = _mime(content_type)
+    if mime == "multipart/form-data":
+        return list(_multipart(content_type, body, raw, decode))
+    if mime == "application/x-www-form-urlencoded":
+        return list(_fields(body))
+    return [Parameter("body", _decoded(content_type, body, raw, decode), content_type)]
+
+
+def _mime(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
+
+
+def _decoded(content_type: str, body: memoryview, raw: Raw, decode: bool) -> Any:
+    mime = _mime(content_type)
+    if not decode or not (mime == "application/json" or mime.startswith("text")):
+        return raw(body)
+    try:
+        text = str(body, "utf-8")
+        return json.loads(text) if mime == "application/json" else text
+    except (ValueError, RecursionError) as problem:
+        log.warning("a body of type %s is handed on as it is: %s", mime, str(problem))
+        return raw(body)
+
+
+def _fields(body: memoryview) -> Iterator[Parameter]:
+    for field in bytes(body).split(b"&"):
+        name, _, value = field.replace(b"+", b" ").partition(b"=")
+        if name or value:
+            yield Parameter(
+                unquote_to_bytes(name).decode(errors="replace"), bytearray(unquote_to_bytes(value)), ""
+            )
+
+
+def _multipart(content_type: str, body: memoryview, raw: Raw, decode: bool) -> Iterator[Parameter]:
+    """Yield the parts (RFC 7578) of a body, which is searched where it lies and never copied as a whole."""
+    boundary = _parameter_of("Content-Type", content_type, "boundary")
+    if not boundary:
+        raise NodeError("The multipart body has no boundary.", 400, "BadRequestException")
+    for part in _parts(body, boundary.encode()):
+        head, content = _split_part(part)
+        headers = HeaderParser().parsestr(head)
+        name = _text(headers.get_param("name", header="content-disposition"))
+        if name is None:
+            raise NodeError("A part of the multipart body has no name.", 400, "BadRequestException")
+        if headers.get_filename() is None:
+            yield Parameter(name, raw(content), "")
+        else:
+            own_type = str(headers.get("content-type", ""))
+            yield Parameter(name, _decoded(own_type, content, raw, decode), own_type)
+
+
+def _parts(body: memoryview, boundary: bytes) -> Iterator[memoryview]:
+    """Yield what lies between the delimiter lines of a body. Raises `NodeError` if the last is missing."""
+    begin: int | None = None
+    for line in re.finditer(rb"--" + re.escape(boundary) + rb"(--)?[ \t]*(?=\r\n|\Z)", body):
+        start = line.start()
+        if start and bytes(body[max(start - 2, 0) : start]) != b"\r\n":
+            continue  # not at the start of a line: a part's own content
+        if begin is not None:
+            yield body[begin : max(start - 2, begin)]
+        if line[1]:
+            return
+        begin = line.end() + 2
+    raise NodeError("The multipart body has no end.", 400, "BadRequestException")
+
+
+def _split_part(part: memoryview) -> tuple[str, memoryview]:
+    end = re.search(rb"(?:\A|\r\n)\r\n", part)
+    if end is None:
+        raise NodeError("A part of the multipart body has no headers.", 400, "BadRequestException")
+    return str(part[: end.start()], "utf-8", "replace"), part[end.end() :]
+
+
+def _parameter_of(header: str, value: str, name: str) -> str | None:
+    message = Message()
+    message[header] = value
+    return _text(message.get_param(name, header=header))
+
+
+def _text(parameter: object) -> str | None:
+    """Return an email parameter as text; an RFC 2231 one is a triple of charset, language and value."""
+    if isinstance(parameter, tuple):
+        return str(parameter[2])
+    return None if parameter is None else str(parameter)

@@ -1,0 +1,119 @@
+"""A handler is found once, as the manifest names it; whatever its calls do becomes values or faults.
+
+A model gets a batch in one call and fails as one. A function gets one item a call, and each fails alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import traceback
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from wfserve.child.context import NodeContext
+from wfserve.child.fault import NOT_A_LIST, WRONG_LENGTH, alone, fault_of, for_batch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import ModuleType
+
+    from wfserve.child.context import Job
+    from wfserve.child.spec import WorkerSpec
+    from wfserve.transport.message import Fault
+
+    Entry = Callable[[Any, Any], Any]
+
+log = logging.getLogger(__name__)
+
+
+class Answer(NamedTuple):
+    """What a handler returned for one item, and what it set on the response."""
+
+    value: Any
+    response: bytes
+
+
+class Handler:
+    """One node's code, loaded."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        """Find and initialise the handler. Raises whatever its code does, `ImportError` if there is none."""
+        self._spec = spec
+        self._node = NodeContext(spec)
+        self._prediction_exception = importlib.import_module("ts.utils.util").PredictionException
+        self._entry = load_entry(spec.handler, self._node.context)
+
+    def run(self, jobs: Sequence[Job]) -> list[Answer | Fault]:
+        """Return an answer or a fault for each job, in order. The jobs' rows are the handler's to change."""
+        if not self._spec.is_function:
+            return self._call(jobs) if jobs else []
+        answers: list[Answer | Fault] = []
+        for job in jobs:
+            answers += self._call([job])
+        return answers
+
+    def _call(self, jobs: Sequence[Job]) -> list[Answer | Fault]:
+        self._node.begin(jobs)
+        try:
+            values = self._entry([job.row for job in jobs], self._node.context)
+        except Exception as error:
+            ids = ", ".join(job.request_id for job in jobs)
+            # As text: a record that holds the traceback holds the rows, and with them shared memory.
+            log.error("%s failed for %s\n%s", self._spec.name, ids, traceback.format_exc())
+            return self._faults(fault_of(error, self._prediction_exception), jobs)
+        if not isinstance(values, list):
+            log.error("%s returned %s instead of a list", self._spec.name, type(values).__name__)
+            return self._faults(NOT_A_LIST, jobs)
+        if len(values) != len(jobs):
+            log.error("%s returned %d results for %d requests", self._spec.name, len(values), len(jobs))
+            return self._faults(WRONG_LENGTH, jobs)
+        return [Answer(value, self._node.response(index)) for index, value in enumerate(values)]
+
+    def _faults(self, fault: Fault, jobs: Sequence[Job]) -> list[Answer | Fault]:
+        return [alone(fault)] if self._spec.is_function else [*for_batch(fault, jobs)]
+
+
+def load_entry(handler: str, context: Any) -> Entry:
+    """Return what answers a batch: the function a handler names, or the `handle` of its only class.
+
+    Follows TorchServe: `file.py[:function]`, function `handle` if none is named; without that function, a
+    class; without such a module, the default handler of that name. It has been initialised when it returns.
+    """
+    path, _, function = handler.partition(":")
+    module = _import(os.path.basename(path).removesuffix(".py"))
+    entry: Entry | None = getattr(module, function or "handle", None)
+    if entry is not None:
+        entry(None, context)
+        return entry
+    return _class_entry(module, function or "handle", context)
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as own:
+        try:
+            return importlib.import_module(f"ts.torch_handler.{name}")
+        except ModuleNotFoundError as default:
+            if default.name == f"ts.torch_handler.{name}":
+                raise own from None  # a handler of the archive that misses a package of its own
+            raise
+
+
+def _class_entry(module: ModuleType, function: str, context: Any) -> Entry:
+    list_classes = importlib.import_module("ts.utils.util").list_classes_from_module
+    classes = [each for each in list_classes(module) if hasattr(each, "handle")]
+    if len(classes) != 1:
+        found = ", ".join(each.__name__ for each in classes) or "none"
+        raise ImportError(
+            f"{module.__name__} has no function {function}, and of classes with a handle method it should"
+            f" have one: {found}"
+        )
+    instance = classes[0]()
+    entry: Entry = instance.handle
+    if hasattr(instance, "initialize"):
+        instance.initialize(context)
+    else:
+        entry(None, context)
+    return entry

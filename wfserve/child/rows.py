@@ -1,0 +1,59 @@
+"""A row is what a handler sees of one item: a client's parameters at the start node, else parents' results.
+
+One parent's result is `body`; several have their DAG names, in the order they arrived.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from wfserve.child import codec, form
+from wfserve.child.context import Headers, Job
+
+if TYPE_CHECKING:
+    from wfserve.child.inputs import Inputs
+    from wfserve.child.spec import WorkerSpec
+    from wfserve.transport.message import CallItem, Ref
+
+
+def _as_it_is(view: memoryview) -> memoryview:
+    return view
+
+
+class Rows:
+    """Builds the jobs of one batch, counting its inputs over all items as a reply does."""
+
+    def __init__(self, spec: WorkerSpec, inputs: Inputs) -> None:
+        self._spec = spec
+        self._inputs = inputs
+        self._native = spec.data_format == "native"
+        self._position = 0
+
+    def job(self, item: CallItem) -> Job:
+        """Return the job of the next item. Raises `NodeError` if its input cannot be read."""
+        start = self._position
+        self._position += len(item.inputs)
+        headers = Headers(bytes(self._inputs.read(item.headers)))
+        if not self._spec.parents:
+            return Job(item.request_id, headers, self._client_row(start, item, headers))
+        names = [self._spec.parents[parent] for parent, _ in item.inputs]
+        if len(self._spec.parents) == 1:
+            names = ["body"]
+        values = [self._value(start + index, ref) for index, (_, ref) in enumerate(item.inputs)]
+        headers.add_parameters([form.Parameter(name, None, "") for name in names])
+        return Job(item.request_id, headers, dict(zip(names, values, strict=True)))
+
+    def _client_row(self, position: int, item: CallItem, headers: Headers) -> dict[str, Any]:
+        body = self._body(position, item.inputs[0][1]) if item.inputs else memoryview(bytearray())
+        raw = _as_it_is if self._native else bytearray
+        found = form.parameters(headers.content_type(), body, raw, decode=self._spec.decode_input_request)
+        headers.add_parameters([parameter._replace(value=None) for parameter in found])
+        return {parameter.name: parameter.value for parameter in found}
+
+    def _body(self, position: int, ref: Ref) -> memoryview:
+        return self._inputs.borrow(position, ref) if self._native else self._inputs.read(ref)
+
+    def _value(self, position: int, ref: Ref) -> Any:
+        if self._native:
+            return codec.decode_native(position, ref, self._inputs)
+        return codec.decode_bytes(ref, self._inputs)

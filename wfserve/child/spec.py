@@ -1,0 +1,32 @@
+"""What a worker process is told when it starts; plain picklable data, nothing that holds a resource."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DataFormat = Literal["bytes", "native"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """One node's handler and its surroundings; equal specs make interchangeable workers."""
+
+    name: str  # registered model name, `W__N`
+    handler: str  # as the manifest has it; for a function node `<handler file>:<function>`
+    model_dir: str  # where the archive was extracted; the worker's working directory
+    is_function: bool = False
+    manifest: Mapping[str, Any] | None = None  # None in function nodes, as in TorchServe
+    model_config: Mapping[str, Any] = field(default_factory=dict)  # model-config.yaml
+    parents: tuple[str, ...] = ()  # DAG names of the parent nodes; empty for the start node
+    leaf: bool = False
+    batch_size: int = 1
+    data_format: DataFormat = "bytes"
+    copy_inputs: bool = False
+    gpu_id: int | None = None
+    threads: int = 1  # intra-op threads
+    decode_input_request: bool = True
+    limit_max_image_pixels: bool = True

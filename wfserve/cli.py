@@ -1,0 +1,272 @@
+"""The command line. A wrong flag or input is one line and exit code 2; what a server refuses is exit code 1.
+
+Heavy imports stay inside the commands, so that `wfserve --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from wfserve import __version__
+from wfserve.errors import WfserveError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+USAGE = 2
+REFUSED = 1
+_FILE = click.Path(path_type=Path)
+
+
+class _Commands(click.Group):
+    """A group whose commands end with one line for every error that is the user's to mend."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except WfserveError as error:
+            _end(error.message, USAGE)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    click.echo(f"wfserve: {message}", err=True)
+    raise SystemExit(code)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "-v", "--version", prog_name="wfserve")
+def main() -> None:
+    r"""Serve TorchServe workflow archives: DAGs of PyTorch models and Python functions.
+
+    \b
+    wfserve serve --workflow-store store --workflows digits.war
+    curl -T digit.png http://127.0.0.1:8080/wfpredict/digits
+
+    Exit codes: 0 done, 1 the server refused or cannot be reached, 2 wrong usage or input.
+    """
+
+
+@main.command()
+@click.option(
+    "--ts-config", type=_FILE, help="Properties file; default $TS_CONFIG_FILE or ./config.properties."
+)
+@click.option("--workflow-store", type=_FILE, help="Directory of .war files; default ./workflow_store.")
+@click.option("--model-store", type=_FILE, help="Directory of .mar files; default: the workflow store.")
+@click.option(
+    "--workflows", metavar="A.war,B.war", help="Archives to register at start; NAME=A.war renames one."
+)
+@click.option(
+    "--state-dir", type=_FILE, help="Where the server keeps its lock and state; default ./.wfserve."
+)
+@click.option(
+    "--try", "example", metavar="WORKFLOW=FILE", help="Print a curl line for FILE once WORKFLOW is ready."
+)
+def serve(ts_config: Path | None, example: str | None, **flags: Any) -> None:
+    """Start the server and stay in the foreground.
+
+    It stops on Ctrl-C or SIGTERM once the requests that it has accepted are answered; a second signal
+    stops it at once.
+    """
+    from wfserve.config import load
+    from wfserve.launch import serve_forever
+
+    flags["load_workflows"] = flags.pop("workflows")
+    given = {key: str(value) for key, value in flags.items() if value is not None}
+    raise SystemExit(serve_forever(load(ts_config, given), example=_example(example)))
+
+
+def _example(text: str | None) -> tuple[str, Path] | None:
+    if text is None:
+        return None
+    name, given, file = text.partition("=")
+    if not given or not Path(file).is_file():
+        raise click.BadParameter(f"{text!r} is not WORKFLOW=FILE with a file that exists", param_hint="--try")
+    return name, Path(file).absolute()
+
+
+@main.command()
+@click.argument("file", type=_FILE)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of findings.")
+def check(file: Path, *, as_json: bool) -> None:
+    """Check a workflow specification or archive, and say where each mistake is.
+
+    FILE is a .yaml, .war or .mar file or a directory. Exit code 0 if it would be accepted, 2 if not.
+    """
+    from wfserve.dag.check import check_file
+
+    findings = check_file(file)
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            click.echo(str(finding), err=True)
+        if not errors:
+            click.echo(f"{file}: ok")
+    raise SystemExit(USAGE if errors else 0)
+
+
+_SERVER = click.option(
+    "--server", default="http://127.0.0.1:8081", show_default=True, help="The server's management address."
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print the server's JSON.")
+
+
+@main.command()
+@click.argument("url")
+@click.option("--name", help="Register under this name instead of the archive's.")
+@_SERVER
+@_JSON
+def register(url: str, name: str | None, server: str, *, as_json: bool) -> None:
+    """Register the workflow archive URL: a file of the server's store, or an http(s) address."""
+    from wfserve.client import Client
+
+    parameters = {"url": url} | ({"workflow_name": name} if name else {})
+    if not as_json and sys.stderr.isatty():
+        click.echo(f"registering {url}: models are being loaded …", err=True)
+    _show(Client(server).call("POST", "/workflows", parameters), as_json=as_json)
+
+
+@main.command("list")
+@_SERVER
+@_JSON
+def list_(server: str, *, as_json: bool) -> None:
+    """List the registered workflows."""
+    from wfserve.client import Client
+
+    workflows = Client(server).workflows()
+    if as_json:
+        click.echo(json.dumps({"workflows": workflows}, indent=2))
+    else:
+        _table(("NAME", "ARCHIVE"), ((w["workflowName"], w["workflowUrl"]) for w in workflows))
+
+
+@main.command()
+@click.argument("name")
+@_SERVER
+@_JSON
+def describe(name: str, server: str, *, as_json: bool) -> None:
+    """Show the settings and the DAG of workflow NAME."""
+    from wfserve.client import Client, path_of
+
+    found = Client(server).call("GET", path_of("workflows", name))
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        _table(("SETTING", "VALUE"), ((key, str(value)) for key, value in found[0].items()))
+
+
+@main.command()
+@click.argument("name")
+@_SERVER
+@_JSON
+def unregister(name: str, server: str, *, as_json: bool) -> None:
+    """Stop serving workflow NAME; requests under way are answered first."""
+    from wfserve.client import Client, path_of
+
+    _show(Client(server).call("DELETE", path_of("workflows", name)), as_json=as_json)
+
+
+@main.command()
+@click.argument("name")
+@click.argument("file", type=_FILE, required=False)
+@click.option("--data", help="The request body as text, instead of FILE.")
+@click.option("--content-type", default="application/octet-stream", show_default=True)
+@click.option("--timeout", default=120.0, show_default=True, help="Seconds to wait for the answer.")
+@click.option(
+    "--server", default="http://127.0.0.1:8080", show_default=True, help="The server's inference address."
+)
+def predict(
+    name: str, file: Path | None, data: str | None, content_type: str, timeout: float, server: str
+) -> None:
+    """Send FILE (- for standard input) to workflow NAME and print the answer as it is."""
+    from wfserve.client import Client, path_of
+
+    body = _body(file, data)
+    answer = Client(server, timeout).send("POST", path_of("wfpredict", name), body, content_type)
+    sys.stdout.buffer.write(answer)
+    sys.stdout.buffer.flush()
+    if sys.stdout.isatty() and not answer.endswith(b"\n"):
+        click.echo()
+
+
+def _body(file: Path | None, data: str | None) -> bytes:
+    if (file is None) == (data is None):
+        raise click.UsageError("give either FILE or --data")
+    if data is not None:
+        return data.encode()
+    assert file is not None
+    try:
+        return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        _end(f"cannot read {file}: {error.strerror}", USAGE)
+
+
+def _show(answer: Any, *, as_json: bool) -> None:
+    click.echo(json.dumps(answer, indent=2) if as_json else answer["status"])
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    lines = [head, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    for line in lines:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+@main.group()
+def archive() -> None:
+    """Pack models and workflows into archives, as TorchServe's archivers do."""
+
+
+@archive.command()
+@click.option("--model-name", required=True, help="Name of the model and of the archive.")
+@click.option("--handler", required=True, help="Handler file, or the name of a default handler.")
+@click.option("-v", "--version", required=True, help="Version of the model.")
+@click.option("--serialized-file", type=_FILE, help="Weights (.pt, .pth) or a TorchScript, ONNX or exported program.")
+@click.option("--model-file", type=_FILE, help="Python file with the one model class, for eager models.")
+@click.option("--extra-files", default="", help="Comma separated files, globs and directories to add.")
+@click.option("--runtime", default="python", show_default=True)
+@click.option("--export-path", type=_FILE, default=Path(), help="Where to write; default: here.")
+@click.option(
+    "--archive-format",
+    type=click.Choice(["default", "zip-store", "tgz", "no-archive"]),
+    default="default",
+    show_default=True,
+)
+@click.option("-f", "--force", is_flag=True, help="Overwrite an archive of that name.")
+@click.option("-r", "--requirements-file", type=_FILE, help="requirements.txt of the model.")
+@click.option("-c", "--config-file", type=_FILE, help="model-config.yaml of the model.")
+def model(**options: Any) -> None:
+    """Pack a model into a .mar; the flags are torch-model-archiver's."""
+    from wfserve.archive.pack import ModelArchiveOptions, PackError, pack_model
+
+    _pack(pack_model, ModelArchiveOptions, PackError, options)
+
+
+@archive.command()
+@click.option("--workflow-name", required=True, help="Name of the workflow and of the archive.")
+@click.option("--spec-file", type=_FILE, required=True, help="The specification, YAML.")
+@click.option("--handler", type=_FILE, help="Python file with the functions of the DAG, if it has any.")
+@click.option("--extra-files", default="", help="Comma separated files to add.")
+@click.option("--export-path", type=_FILE, default=Path(), help="Where to write; default: here.")
+@click.option("-f", "--force", is_flag=True, help="Overwrite an archive of that name.")
+def workflow(**options: Any) -> None:
+    """Pack a workflow into a .war; the flags are torch-workflow-archiver's."""
+    from wfserve.archive.pack import PackError, WorkflowArchiveOptions, pack_workflow
+
+    _pack(pack_workflow, WorkflowArchiveOptions, PackError, options)
+
+
+def _pack(pack: Any, kind: Any, failure: type[WfserveError], options: dict[str, Any]) -> None:
+    """Pack, and exit with 1 on failure as the archivers of TorchServe do."""
+    options["extra_files"] = tuple(filter(None, [options["extra_files"]]))
+    try:
+        click.echo(pack(kind(**options)))
+    except failure as error:
+        _end(error.message, REFUSED)

@@ -1,0 +1,79 @@
+"""A Client is what the command line knows of a server: its REST API, and nothing behind it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import quote
+
+from wfserve.errors import ConfigError, WfserveError
+
+
+class RefusedError(WfserveError):
+    """The server answered with an error, or not at all; the command line exits with 1."""
+
+
+def path_of(*segments: str) -> str:
+    """Return a URL path of `segments`, each quoted as a whole."""
+    return "/" + "/".join(quote(segment, safe="") for segment in segments)
+
+
+class Client:
+    """Calls one address. Raises `RefusedError` with the server's own message."""
+
+    def __init__(self, server: str, timeout: float = 300.0) -> None:
+        if not server.startswith(("http://", "https://")):
+            raise ConfigError(f"--server: expected http://host:port, not {server!r}")
+        self._server = server.rstrip("/")
+        self._timeout = timeout
+
+    def call(self, method: str, path: str, parameters: dict[str, str] | None = None) -> Any:
+        """Return the JSON answer of one call."""
+        answer = self._send(method, path, parameters, b"", None)
+        try:
+            return json.loads(answer)
+        except ValueError:
+            raise RefusedError(f"{self._server}{path} did not answer with JSON; is it wfserve?") from None
+
+    def send(self, method: str, path: str, body: bytes, content_type: str) -> bytes:
+        """Send a body and return the answer's."""
+        return self._send(method, path, None, body, content_type)
+
+    def workflows(self) -> list[dict[str, str]]:
+        """Return all registered workflows, page by page."""
+        found: list[dict[str, str]] = []
+        token: str | None = "0"
+        while token is not None:
+            page = self.call("GET", "/workflows", {"next_page_token": token})
+            found += page["workflows"]
+            token = page.get("nextPageToken") if page["workflows"] else None
+        return found
+
+    def _send(
+        self, method: str, path: str, query: dict[str, str] | None, body: bytes, content_type: str | None
+    ) -> bytes:
+        import httpx  # heavy
+
+        headers = {"content-type": content_type} if content_type else {}
+        try:
+            response = httpx.request(
+                method,
+                self._server + path,
+                params=query,
+                content=body,
+                headers=headers,
+                timeout=self._timeout,
+                trust_env=False,
+            )
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise RefusedError(f"cannot reach {self._server}: {error}") from None
+        if response.is_error:
+            raise RefusedError(_message(response.content) or f"status {response.status_code}")
+        return response.content
+
+
+def _message(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["message"])
+    except (ValueError, KeyError, TypeError):
+        return ""

@@ -1,0 +1,1 @@
+"""Metrics a handler records; each batch has a store of its own."""

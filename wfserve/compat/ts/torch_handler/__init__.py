@@ -1,0 +1,1 @@
+"""Handlers an archive may name instead of bringing its own, and their base classes."""

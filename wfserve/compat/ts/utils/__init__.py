@@ -1,0 +1,1 @@
+"""What handlers share: errors they may raise, and label files."""

@@ -1,0 +1,241 @@
+"""A Config is frozen and complete: every setting has a value, checked once, before anything starts.
+
+Sources, strongest first: flags, `WFSERVE_*` variables, the properties file, defaults. The file is that of
+`TS_CONFIG_FILE`, else of `--ts-config`, else `./config.properties`, as TorchServe looks it up. Keys of
+TorchServe keep their names; those that mean nothing here are kept in `unused` and named in the log.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from wfserve.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+MIB = 1 << 20
+LOOPBACK = "127.0.0.1"
+Api = Literal["inference", "management", "metrics"]
+
+
+class Address(NamedTuple):
+    """Where one API listens."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def bind(self) -> str:
+        """Return the address as a socket bind string."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+INFERENCE, MANAGEMENT, METRICS = (Address(LOOPBACK, port) for port in (8080, 8081, 8082))
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All settings. Times are seconds, sizes bytes."""
+
+    inference_address: Address = INFERENCE
+    management_address: Address = MANAGEMENT
+    metrics_address: Address = METRICS
+    workflow_store: Path | None = None
+    model_store: Path | None = None
+    load_workflows: tuple[str, ...] = ()
+    allowed_urls: tuple[str, ...] = ()
+    state_dir: Path = Path(".wfserve")
+    job_queue_size: int = 100  # requests that may wait for one node
+    max_request_size: int = 6_553_500
+    max_response_size: int = 6_553_500
+    max_archive_size: int = 16 << 30  # of a download, and of an extracted archive
+    arena_size: int = 0  # payload memory; 0 = a quarter of the machine's
+    response_timeout: float = 120.0
+    startup_timeout: float = 120.0  # of one worker, loading its model
+    stop_timeout: float = 30.0  # for accepted requests, when the server is told to stop
+    unregister_timeout: float = 120.0
+    decode_input_request: bool = True
+    limit_max_image_pixels: bool = True
+    worker_threads: int = 0  # intra-op threads of a worker; 0 = cores shared among a workflow's workers
+    unused: tuple[str, ...] = ()  # keys of the file that mean nothing here
+
+    def address(self, api: Api) -> Address:
+        """Return where `api` listens."""
+        return {
+            "inference": self.inference_address,
+            "management": self.management_address,
+            "metrics": self.metrics_address,
+        }[api]
+
+    def exposed(self, port: int) -> frozenset[Api]:
+        """Return the APIs that belong on `port`; none if it is not a configured one."""
+        apis: tuple[Api, ...] = ("inference", "management", "metrics")
+        return frozenset(api for api in apis if self.address(api).port == port)
+
+
+_ADDRESS = re.compile(
+    r"(?P<scheme>[a-z]+)://(?P<host>\[[0-9a-fA-F:.]+\]|[^/:\[\]]+)(?::(?P<port>\d{1,5}))?/?"
+)
+_DEFAULT_PORTS = {"inference_address": 80, "management_address": 8081, "metrics_address": 8082}
+
+
+def _address(key: str, text: str) -> Address:
+    found = _ADDRESS.fullmatch(text)
+    if found is None or found["scheme"] != "http":
+        raise ConfigError(f"{key}: expected http://host:port, not {text!r}")
+    port = int(found["port"]) if found["port"] else _DEFAULT_PORTS[key]
+    if port > 65535:
+        raise ConfigError(f"{key}: port {port} is over 65535")
+    return Address(found["host"].strip("[]"), port)
+
+
+def _count(key: str, text: str) -> int:
+    if not re.fullmatch(r"\d{1,18}", text.strip()):
+        raise ConfigError(f"{key}: expected a whole number, not {text!r}")
+    return int(text)
+
+
+def _seconds(key: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise ConfigError(f"{key}: expected a number of seconds, not {text!r}")
+    return value
+
+
+def _flag(key: str, text: str) -> bool:
+    if text.strip().lower() not in ("true", "false"):
+        raise ConfigError(f"{key}: expected true or false, not {text!r}")
+    return text.strip().lower() == "true"
+
+
+def _path(_key: str, text: str) -> Path:
+    return Path(text).expanduser()
+
+
+def _names(_key: str, text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+_READERS: Mapping[str, Callable[[str, str], Any]] = {
+    "inference_address": _address,
+    "management_address": _address,
+    "metrics_address": _address,
+    "workflow_store": _path,
+    "model_store": _path,
+    "load_workflows": _names,
+    "allowed_urls": _names,
+    "state_dir": _path,
+    "job_queue_size": _count,
+    "max_request_size": _count,
+    "max_response_size": _count,
+    "max_archive_size": _count,
+    "arena_size": _count,
+    "worker_threads": _count,
+    "default_response_timeout": _seconds,
+    "default_startup_timeout": _seconds,
+    "stop_timeout": _seconds,
+    "unregister_model_timeout": _seconds,
+    "decode_input_request": _flag,
+    "limit_max_image_pixels": _flag,
+}
+_FIELDS = {
+    "default_response_timeout": "response_timeout",
+    "default_startup_timeout": "startup_timeout",
+    "unregister_model_timeout": "unregister_timeout",
+}
+_DEFAULT_STORE = Path("workflow_store")
+
+
+def parse_properties(text: str) -> dict[str, str]:
+    r"""Read Java properties: `key=value` or `key: value`, `#` and `!` comments, `\` continues a line."""
+    found: dict[str, str] = {}
+    for line in re.sub(r"\\\r?\n[ \t]*", "", text).splitlines():
+        stripped = line.strip()
+        if not stripped or stripped[0] in "#!":
+            continue
+        key, *rest = re.split(r"\s*[=:]\s*|\s+", stripped, maxsplit=1)
+        found[key] = rest[0] if rest else ""
+    return found
+
+
+def _expand(text: str, environ: Mapping[str, str]) -> str:
+    """Replace `$$NAME$$` by the variable of that name, as TorchServe does."""
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in environ:
+            raise ConfigError(f"the configuration names {match[0]}, and no such variable is set")
+        return environ[match[1]]
+
+    return re.sub(r"\$\$(\w+)\$\$", value, text)
+
+
+def _read_file(path: Path) -> dict[str, str]:
+    try:
+        return parse_properties(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(f"cannot read the configuration {path}: {reason}") from None
+
+
+def _find_file(flag: Path | None, environ: Mapping[str, str]) -> Path | None:
+    if named := environ.get("TS_CONFIG_FILE"):
+        return Path(named)
+    if flag is not None:
+        return flag
+    default = Path("config.properties")
+    return default if default.is_file() else None
+
+
+def load(
+    ts_config: Path | None = None,
+    flags: Mapping[str, str] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Config:
+    """Return the settings in force. `flags` holds the texts of given flags under their configuration keys.
+
+    Raises `ConfigError` with one line that names the key and what is wrong with it.
+    """
+    environ = os.environ if environ is None else environ
+    path = _find_file(ts_config, environ)
+    texts = {} if path is None else {k: _expand(v, environ) for k, v in _read_file(path).items()}
+    unused = tuple(key for key in texts if key not in _READERS)
+    for key in _READERS:
+        if (given := environ.get(f"WFSERVE_{key.upper()}")) is not None:
+            texts[key] = given
+    texts.update(flags or {})
+    values = {_FIELDS.get(k, k): read(k, texts[k]) for k, read in _READERS.items() if k in texts}
+    return _complete(Config(**values, unused=unused))
+
+
+def _complete(config: Config) -> Config:
+    workflow_store = config.workflow_store or config.model_store
+    if workflow_store is None and _DEFAULT_STORE.is_dir():
+        workflow_store = _DEFAULT_STORE
+    return dataclasses.replace(
+        config,
+        workflow_store=workflow_store,
+        model_store=config.model_store or workflow_store,
+        arena_size=config.arena_size or _machine_memory() // 4,
+    )
+
+
+def _machine_memory() -> int:
+    """Return the bytes this process may use: the machine's, or its control group's if that is less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+    except OSError:
+        return total
+    return min(total, int(limit)) if limit.isdigit() else total

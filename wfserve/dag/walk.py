@@ -1,0 +1,158 @@
+"""One nursery owns one request: when `walk` returns or raises, nothing of it is queued or waited for.
+
+A task a ready node; the task that completed a node goes on with the first child that became ready, and
+starts tasks for the others, so that a chain is walked by one task. Outputs live until their last reader has
+completed, since an attempt may have to read its inputs again.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+from wfserve.dag.graph import Progress
+from wfserve.errors import InternalError, PredictionError, ServiceUnavailableError, WfserveError
+from wfserve.workers.base import Done, Item
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from wfserve.dag.graph import Graph
+    from wfserve.scheduling.dispatch import Stage
+    from wfserve.transport.base import Payload
+
+
+class Route(NamedTuple):
+    """A graph and the stage that serves each of its nodes."""
+
+    graph: Graph
+    stages: Mapping[str, Stage]
+
+
+class Request(NamedTuple):
+    """What a client sent. `walk` takes both payloads over and releases them."""
+
+    headers: Payload  # JSON list of [name, value]
+    body: Payload
+
+
+class Answer(NamedTuple):
+    """The leaves' outputs in order of completion; the caller releases the payloads."""
+
+    leaves: dict[str, Done]
+
+    def release(self) -> None:
+        """Give all payloads up."""
+        for done in self.leaves.values():
+            done.payload.release()
+
+
+async def walk(
+    route: Route, request: Request, watch: Callable[[], Awaitable[object]] | None = None
+) -> Answer | None:
+    """Run `request` through the graph and return what the leaves returned.
+
+    Each node is tried `retry_attempts + 1` times. `watch` is awaited beside the walk; if it returns first the
+    request is cancelled and the answer is None (the client has gone, the workflow is being unregistered).
+    Raises the error of the first node that failed for good, after its siblings have been cancelled:
+    `InternalError("Error executing N")`, the handler's own `PredictionError`, or `ServiceUnavailableError`.
+    """
+    errand = _Errand(route, request)
+    try:
+        async with trio.open_nursery() as nursery:
+            errand.nursery = nursery
+            if watch is not None:
+                nursery.start_soon(errand.leave_after, watch)
+            await errand.run_from(route.graph.start)
+        return errand.answer()
+    finally:
+        errand.release()
+
+
+class _Errand:
+    """The state of one walk."""
+
+    __slots__ = ("_error", "_leaves", "_outputs", "_progress", "_request", "_route", "nursery")
+
+    nursery: trio.Nursery
+
+    def __init__(self, route: Route, request: Request) -> None:
+        self._route = route
+        self._request = request
+        self._progress = Progress(route.graph)
+        self._outputs: dict[str, Done] = {}
+        self._leaves: list[str] = []
+        self._error: WfserveError | None = None
+
+    async def leave_after(self, watch: Callable[[], Awaitable[object]]) -> None:
+        await watch()
+        self.nursery.cancel_scope.cancel()
+
+    async def run_from(self, start: str) -> None:
+        """Run a node, then those that it made ready; a failure that is for the client ends the request."""
+        node: str | None = start
+        while node is not None:
+            try:
+                done = await self._run(node)
+            except WfserveError as error:
+                self._fail(error)
+                return
+            node = self._complete(node, done)
+
+    def _fail(self, error: WfserveError) -> None:
+        if self._error is None:
+            self._error = error
+        self.nursery.cancel_scope.cancel()
+
+    async def _run(self, node: str) -> Done:
+        stage = self._route.stages[node]
+        item = Item(str(uuid.uuid4()), self._request.headers, self._inputs(node))
+        error: WfserveError | None = None
+        for _ in range(stage.settings.retry_attempts + 1):
+            outcome = await stage.attempt(item)
+            if isinstance(outcome, Done):
+                return outcome
+            error = outcome.error
+            if isinstance(error, ServiceUnavailableError):  # trying again would add to what is too much
+                raise error
+        if isinstance(error, PredictionError):
+            raise error
+        raise InternalError(f"Error executing {node}") from error
+
+    def _inputs(self, node: str) -> tuple[tuple[int, Payload], ...]:
+        parents = self._route.graph.parents[node]
+        if not parents:
+            return ((0, self._request.body),)
+        if len(parents) == 1:
+            return ((0, self._outputs[parents[0]].payload),)
+        arrived = (name for name in self._outputs if name in parents)
+        return tuple((parents.index(name), self._outputs[name].payload) for name in arrived)
+
+    def _complete(self, node: str, done: Done) -> str | None:
+        self._outputs[node] = done
+        step = self._progress.complete(node)
+        if node in self._route.graph.leaves:
+            self._leaves.append(node)
+        for spent in step.spent:
+            self._outputs.pop(spent).payload.release()
+        if not self._progress.pending:
+            self.nursery.cancel_scope.cancel()  # only `watch` is left
+        for other in step.ready[1:]:
+            self.nursery.start_soon(self.run_from, other, name=other)
+        return step.ready[0] if step.ready else None
+
+    def answer(self) -> Answer | None:
+        if self._error is not None:
+            raise self._error
+        if self._progress.pending:
+            return None
+        return Answer({leaf: self._outputs.pop(leaf) for leaf in self._leaves})
+
+    def release(self) -> None:
+        self._request.headers.release()
+        self._request.body.release()
+        for done in self._outputs.values():
+            done.payload.release()
+        self._outputs.clear()

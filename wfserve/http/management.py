@@ -1,0 +1,97 @@
+"""The management API: register, describe, list and unregister workflows, in TorchServe's shapes and words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from quart import Blueprint, Response, request
+
+from wfserve.errors import BadRequestError
+from wfserve.http.respond import pretty
+
+if TYPE_CHECKING:
+    from wfserve.registry.catalogue import Registry
+    from wfserve.registry.workflow import Workflow
+
+
+def blueprint(registry: Registry) -> Blueprint:
+    """Return the management routes over `registry`."""
+    routes = Blueprint("management", __name__)
+
+    @routes.post("/workflows")
+    async def register() -> Response:
+        given = await _parameters()
+        url = given.get("url")
+        if not url:
+            raise BadRequestError("Parameter url is required.")
+        workflow = await registry.register(url, given.get("workflow_name") or None)
+        return _json({"status": f"Workflow {workflow.name} has been registered and scaled successfully."})
+
+    @routes.get("/workflows")
+    async def list_() -> Response:
+        page, following = registry.page(_number("limit", 100), _number("next_page_token", 0))
+        listed: dict[str, Any] = {} if following is None else {"nextPageToken": str(following)}
+        listed["workflows"] = [
+            {"workflowName": workflow.name, "workflowUrl": workflow.blueprint.url} for workflow in page
+        ]
+        return _json(listed)
+
+    @routes.get("/workflows/<name>")
+    async def describe(name: str) -> Response:
+        return _json([_description(registry.lookup(name))])
+
+    @routes.delete("/workflows/<name>")
+    async def unregister(name: str) -> Response:
+        await registry.unregister(name)
+        return _json({"status": f'Workflow "{name}" unregistered'})
+
+    return routes
+
+
+def _json(value: object) -> Response:
+    return Response(pretty(value), content_type="application/json")
+
+
+async def _parameters() -> dict[str, str]:
+    """Return the parameters of a registration: of a JSON body if there is one, else of the query."""
+    if request.mimetype != "application/json":
+        return dict(request.args)
+    try:
+        body = orjson.loads(await request.get_data())
+    except orjson.JSONDecodeError:
+        raise BadRequestError("The request body is not JSON.") from None
+    if not isinstance(body, dict):
+        raise BadRequestError("The request body is not a JSON object.")
+    for name in ("url", "workflow_name"):
+        if not isinstance(body.get(name, ""), str):
+            raise BadRequestError(f"Parameter {name} is not a string.")
+    return body
+
+
+def _number(name: str, default: int) -> int:
+    text = request.args.get(name)
+    if text is None:
+        return default
+    try:
+        return int(text)
+    except ValueError:
+        raise BadRequestError(f"Parameter {name} is not a whole number: {text}") from None
+
+
+def _description(workflow: Workflow) -> dict[str, object]:
+    settings = workflow.blueprint.archive.spec.settings
+    return {
+        "workflowName": workflow.name,
+        "workflowUrl": workflow.blueprint.url,
+        "minWorkers": settings.min_workers,
+        "maxWorkers": settings.max_workers,
+        "batchSize": settings.batch_size,
+        "maxBatchDelay": settings.max_batch_delay_ms,
+        "workflowDag": _java_map(workflow.blueprint.archive.spec.dag),
+    }
+
+
+def _java_map(dag: Any) -> str:
+    """Write the DAG as Java prints a map of lists, which clients of TorchServe may have learned to read."""
+    return "{" + ", ".join(f"{node}=[{', '.join(children)}]" for node, children in dag.items()) + "}"

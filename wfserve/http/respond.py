@@ -1,0 +1,68 @@
+"""Everything that is the same in every response: the JSON's form, TorchServe's headers, how errors look.
+
+A `WfserveError` says its own status and message. Anything else is our fault: the log gets the traceback and
+the request id, the client the id alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from wfserve.errors import InternalError, WfserveError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+log = logging.getLogger(__name__)
+Headers = list[tuple[bytes, bytes]]
+MAX_REQUEST_ID = 200
+_ALWAYS: Headers = [
+    (b"pragma", b"no-cache"),
+    (b"cache-control", b"no-cache; no-store, must-revalidate, private"),
+    (b"expires", b"Thu, 01 Jan 1970 00:00:00 UTC"),
+]
+_CLOSE = (b"connection", b"close")
+
+
+def pretty(value: Any) -> bytes:
+    """Return JSON as TorchServe writes it: two spaces, one value, a newline."""
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return the client's own `x-request-id` if it can stand in a header, else a new UUID."""
+    for name, value in headers:
+        if name == b"x-request-id" and 0 < len(value) <= MAX_REQUEST_ID and value.isascii():
+            return value
+    return str(uuid.uuid4()).encode()
+
+
+def common_headers(status: int, identity: bytes) -> Headers:
+    """Return the headers every response has; a failed request also ends its connection."""
+    headers = [(b"x-request-id", identity), *_ALWAYS]
+    if status >= 400:
+        headers.append(_CLOSE)
+    return headers
+
+
+def as_wfserve_error(error: BaseException, identity: bytes) -> WfserveError:
+    """Return what the client is told; what is not a `WfserveError`, alone in its groups, is logged."""
+    alone = error
+    while isinstance(alone, BaseExceptionGroup) and len(alone.exceptions) == 1:
+        alone = alone.exceptions[0]
+    if isinstance(alone, WfserveError):
+        return alone
+    log.error("request %s failed", identity.decode(), exc_info=error)
+    return InternalError(f"Internal error; the server's log has more under request {identity.decode()}.")
+
+
+def error_headers(error: WfserveError) -> Headers:
+    """Return the headers that an error adds."""
+    if error.retry_after is None:
+        return []
+    return [(b"retry-after", str(math.ceil(error.retry_after)).encode())]

@@ -1,0 +1,212 @@
+"""A Registry knows every workflow by name; nothing it started outlives its `open` block.
+
+    server nursery ── a task a workflow ── its nursery: a pool and a dispatcher a node ── workers
+
+Registration is all or nothing: a workflow is visible once every one of its nodes has loaded, and what a
+failed one had started is gone before its failure is answered.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import uuid
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING
+
+import trio
+
+from wfserve.archive.fetch import Fetcher, FetchPolicy
+from wfserve.errors import ConflictError, WfserveError, WorkflowNotFoundError
+from wfserve.registry.prepare import prepare
+from wfserve.registry.workflow import Workflow
+from wfserve.state.lock import exclusive
+from wfserve.transport.shm import ShmTransport
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from wfserve.config import Config
+    from wfserve.transport.base import Arena, Transport
+
+log = logging.getLogger(__name__)
+MAX_PAGE = 100
+TRIM_INTERVAL = 10.0  # seconds between returns of free memory to the system
+
+
+class Registry:
+    """The workflows of one server. Made by `open_registry`."""
+
+    def __init__(self, config: Config, transport: Transport, server: int, nursery: trio.Nursery) -> None:
+        self.config = config
+        self._transport = transport
+        self._server = server
+        self._nursery = nursery
+        self._work = config.state_dir / "work"
+        self._workflows: dict[str, Workflow] = {}
+        self._reserved: set[str] = set()
+        self._loading = 0
+        self._all_loaded = trio.Event()
+        self.failed_to_load: list[str] = []
+        self._fetcher = Fetcher(
+            FetchPolicy(
+                allowed_urls=config.allowed_urls,
+                max_download_bytes=config.max_archive_size,
+                timeout=config.response_timeout,
+                stores=tuple(s for s in (config.workflow_store, config.model_store) if s is not None),
+            )
+        )
+
+    @property
+    def arena(self) -> Arena:
+        """Where request bodies are written."""
+        return self._transport.arena
+
+    def __iter__(self) -> Iterator[Workflow]:
+        return iter(self._workflows.values())
+
+    def lookup(self, name: str) -> Workflow:
+        """Return a running workflow. Raises `WorkflowNotFoundError`."""
+        workflow = self._workflows.get(name)
+        if workflow is None:
+            raise WorkflowNotFoundError(f"Workflow not found: {name}")
+        return workflow
+
+    def page(self, limit: int, offset: int) -> tuple[list[Workflow], int | None]:
+        """Return up to `limit` workflows by name from `offset` on, and the next offset if there may be more.
+
+        A limit outside 0 … 100 means 100 and a negative offset 0, as in TorchServe; so does a next offset
+        that equals the count.
+        """
+        limit = limit if 0 <= limit <= MAX_PAGE else MAX_PAGE
+        offset = max(0, offset)
+        names = sorted(self._workflows)
+        end = offset + limit
+        return [self._workflows[n] for n in names[offset:end]], end if end <= len(names) else None
+
+    async def register(self, url: str, name: str | None = None) -> Workflow:
+        """Fetch, unpack, load and start a workflow; it is served when this returns.
+
+        Raises `ConflictError` if the name is taken, and whatever is wrong with the archive.
+        """
+        if name is not None:
+            self._refuse_taken(name)
+        directory = self._work / uuid.uuid4().hex
+        started = trio.current_time()
+        try:
+            directory.mkdir(parents=True)
+            blueprint = await prepare(url, name, self._fetcher.within(directory), self.config, directory)
+            with self._reservation(blueprint.name):
+                workflow = Workflow(blueprint, self._transport, self._server)
+                await self._nursery.start(self._keep, workflow, directory)
+        except BaseException:
+            await _remove(directory)
+            raise
+        log.info("registered %s in %.2f s", workflow.name, trio.current_time() - started)
+        return workflow
+
+    def _refuse_taken(self, name: str) -> None:
+        if name in self._workflows or name in self._reserved:
+            raise ConflictError(f"Workflow {name} is already registered.")
+
+    @contextmanager
+    def _reservation(self, name: str) -> Iterator[None]:
+        self._refuse_taken(name)
+        self._reserved.add(name)
+        try:
+            yield
+        finally:
+            self._reserved.discard(name)
+
+    async def _keep(self, workflow: Workflow, directory: Path, *, task_status: trio.TaskStatus[None]) -> None:
+        """Own one workflow: run it, and leave no trace of it."""
+
+        def serve() -> None:
+            self._workflows[workflow.name] = workflow
+            task_status.started()
+
+        try:
+            await workflow.run(self.config.unregister_timeout, serve)
+        except Exception:
+            if self._workflows.get(workflow.name) is not workflow:
+                raise  # it never started: whoever registers it is told
+            log.exception("workflow %s failed and is not served any more", workflow.name)
+        finally:
+            self._forget(workflow)
+            with trio.CancelScope(shield=True):
+                await _remove(directory)
+            workflow.gone.set()
+
+    def _forget(self, workflow: Workflow) -> None:
+        if self._workflows.get(workflow.name) is workflow:
+            del self._workflows[workflow.name]
+
+    async def unregister(self, name: str) -> None:
+        """Stop serving a workflow at once, let its requests finish, and return when nothing of it is left."""
+        workflow = self.lookup(name)
+        self._forget(workflow)
+        workflow.close()
+        with self._reservation(name):
+            await workflow.gone.wait()
+
+    def load(self, urls: tuple[str, ...]) -> None:
+        """Register workflows in the background; `name=archive` gives one another name."""
+        for url in urls:
+            self._loading += 1
+            self._nursery.start_soon(self._load, url)
+
+    async def _load(self, url: str) -> None:
+        name, given, archive = url.partition("=")
+        named = given and not set(name) & set("/:?")  # else the = belongs to a URL
+        try:
+            await (self.register(archive, name) if named else self.register(url))
+        except WfserveError as error:
+            log.error("cannot load workflow %s: %s", url, error.message)
+            self.failed_to_load.append(url)
+        finally:
+            self._loading -= 1
+            if not self._loading:
+                self._all_loaded.set()
+
+    async def loaded(self) -> None:
+        """Return when everything that `load` was told to register is registered, or has failed."""
+        while self._loading:
+            self._all_loaded = trio.Event()
+            await self._all_loaded.wait()
+
+    def healthy(self) -> bool:
+        """Whether everything that was to be loaded at start is, and every node has its workers."""
+        if self._loading or self.failed_to_load:
+            return False
+        return all(workflow.healthy() for workflow in self._workflows.values())
+
+    async def keep_trim(self) -> None:
+        """Give free payload memory back to the system now and then."""
+        while True:
+            await trio.sleep(TRIM_INTERVAL)
+            self.arena.trim()
+
+
+async def _remove(directory: Path) -> None:
+    await trio.to_thread.run_sync(lambda: shutil.rmtree(directory, ignore_errors=True))
+
+
+@asynccontextmanager
+async def open_registry(config: Config) -> AsyncIterator[Registry]:
+    """Open an empty registry; leaving the block ends every workflow and removes what was unpacked.
+
+    Raises `ConfigError` if another server uses the state directory.
+    """
+    with exclusive(config.state_dir), ShmTransport(config.arena_size) as transport:
+        await _remove(config.state_dir / "work")  # of a server that was killed
+        server = os.pidfd_open(os.getpid())
+        try:
+            async with trio.open_nursery() as nursery:
+                registry = Registry(config, transport, server, nursery)
+                nursery.start_soon(registry.keep_trim)
+                yield registry
+                nursery.cancel_scope.cancel()
+        finally:
+            os.close(server)

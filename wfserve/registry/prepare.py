@@ -1,0 +1,188 @@
+"""A Blueprint says all about a workflow before anything of it runs: which workers, with which settings.
+
+`prepare` fetches and unpacks the archives into one directory, which is all that has to be removed if the
+workflow is never started, or once it has ended.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from wfserve.archive.extract import ExtractLimits
+from wfserve.archive.mar import open_model
+from wfserve.archive.war import open_workflow
+from wfserve.child.spec import WorkerSpec
+from wfserve.dag.graph import Graph
+from wfserve.errors import BadRequestError, WfserveError, WorkflowError
+from wfserve.scheduling.dispatch import StageSettings
+from wfserve.workers.pool import PoolSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from wfserve.archive.fetch import Fetcher
+    from wfserve.archive.mar import ModelArchive
+    from wfserve.archive.spec import NodeSettings
+    from wfserve.archive.war import WorkflowArchive
+    from wfserve.config import Config
+
+ARCHIVES_AT_A_TIME = 4  # as many nodes as TorchServe registers at a time
+DEFAULT_VERSION = "1.0"
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlan:
+    """One node: the worker that serves it, how its stage schedules, and what was asked for."""
+
+    node: str
+    version: str
+    worker: WorkerSpec
+    stage: StageSettings
+    pool: PoolSettings
+    settings: NodeSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """A workflow that could be started; `directory` holds its unpacked archives."""
+
+    name: str
+    url: str
+    archive: WorkflowArchive
+    graph: Graph
+    nodes: Mapping[str, NodePlan]
+    directory: Path
+
+
+def check_name(name: str) -> str:
+    """Return `name` if it can stand in a path of the API."""
+    if not name or "/" in name or name in (".", "..") or not name.isprintable():
+        raise BadRequestError(f"Workflow name {name!r} cannot be part of a URL.")
+    return name
+
+
+async def prepare(url: str, name: str | None, fetcher: Fetcher, config: Config, directory: Path) -> Blueprint:
+    """Unpack the workflow at `url` and its models below `directory`.
+
+    Raises the `WfserveError` that the archive, its specification or the download deserve; faults of nodes
+    are collected into one `WorkflowError`.
+    """
+    limits = ExtractLimits(max_bytes=config.max_archive_size)
+    fetched = await fetcher.workflow(url, config.workflow_store)
+    archive = await trio.to_thread.run_sync(open_workflow, fetched.path, directory / "workflow", limits)
+    name = check_name(name or archive.name)
+    graph = Graph.from_edges(archive.spec.dag)
+    models = await _Models(fetcher, config, directory, limits).open_all(name, archive, graph)
+    return Blueprint(name, url, archive, graph, _plan(name, archive, graph, models, config), directory)
+
+
+class _Models:
+    """Fetches and unpacks the models that a graph names."""
+
+    def __init__(self, fetcher: Fetcher, config: Config, directory: Path, limits: ExtractLimits) -> None:
+        self._fetcher = fetcher
+        self._store = config.model_store
+        self._directory = directory
+        self._limits = limits
+        self._places = trio.CapacityLimiter(ARCHIVES_AT_A_TIME)
+        self._found: dict[str, ModelArchive] = {}
+        self._failures: list[str] = []
+
+    async def open_all(self, name: str, archive: WorkflowArchive, graph: Graph) -> dict[str, ModelArchive]:
+        async with trio.open_nursery() as nursery:
+            for node in graph.nodes:
+                if not archive.spec.is_function(node):
+                    nursery.start_soon(self._open, f"{name}__{node}", node, archive.spec.models[node].url)
+        raise_failures(name, self._failures)
+        return self._found
+
+    async def _open(self, registered: str, node: str, url: str) -> None:
+        async with self._places:
+            try:
+                fetched = await self._fetcher.model(url, self._store)
+                into = self._directory / "models" / node
+                self._found[node] = await trio.to_thread.run_sync(
+                    open_model, fetched.path, into, self._limits
+                )
+            except WfserveError as error:
+                self._failures.append(
+                    f"Workflow Node {registered} failed to register. Details: {error.message}"
+                )
+
+
+def raise_failures(name: str, failures: list[str]) -> None:
+    """Raise TorchServe's list of node failures, if there are any."""
+    if failures:
+        listed = ", ".join(failures)
+        raise WorkflowError(f"Workflow {name} has failed to register. Failures: [{listed}]")
+
+
+def _plan(
+    name: str, archive: WorkflowArchive, graph: Graph, models: Mapping[str, ModelArchive], config: Config
+) -> dict[str, NodePlan]:
+    settings = {node: _settings_of(archive, node, models.get(node)) for node in graph.nodes}
+    threads = config.worker_threads or max(
+        1, (os.cpu_count() or 1) // max(1, sum(s.max_workers for s in settings.values()))
+    )
+    plans = {}
+    for node in graph.nodes:
+        worker = WorkerSpec(
+            name=f"{name}__{node}",
+            parents=graph.parents[node],
+            leaf=node in graph.leaves,
+            batch_size=settings[node].batch_size,
+            data_format=settings[node].data_format,
+            copy_inputs=settings[node].copy_inputs,
+            threads=threads,
+            decode_input_request=config.decode_input_request,
+            limit_max_image_pixels=config.limit_max_image_pixels,
+            **_handler_of(archive, node, models.get(node)),
+        )
+        version = models[node].version if node in models else DEFAULT_VERSION
+        stage = _stage(worker.name, settings[node], config)
+        pool = PoolSettings(settings[node].min_workers, config.startup_timeout)
+        plans[node] = NodePlan(node, version, worker, stage, pool, settings[node])
+    return plans
+
+
+def _handler_of(archive: WorkflowArchive, node: str, model: ModelArchive | None) -> dict[str, Any]:
+    if model is None:
+        return {
+            "handler": f"{archive.handler}:{node}",
+            "model_dir": str(archive.directory),
+            "is_function": True,
+        }
+    return {
+        "handler": model.handler,
+        "model_dir": str(model.directory),
+        "manifest": model.manifest,
+        "model_config": model.config,
+    }
+
+
+def _settings_of(archive: WorkflowArchive, node: str, model: ModelArchive | None) -> NodeSettings:
+    """Return a node's settings; the worker counts of model-config.yaml win if they make sense."""
+    settings = archive.spec.settings_of(node)
+    config = model.config if model is not None else {}
+    low, high = config.get("minWorkers"), config.get("maxWorkers")
+    if isinstance(low, int) and isinstance(high, int) and 0 < low <= high:
+        return replace(settings, min_workers=low, max_workers=high)
+    return settings
+
+
+def _stage(name: str, settings: NodeSettings, config: Config) -> StageSettings:
+    return StageSettings(
+        name=name,
+        batch_size=settings.batch_size,
+        timeout=settings.timeout_ms / 1000,
+        retry_attempts=settings.retry_attempts,
+        min_workers=settings.min_workers,
+        max_workers=settings.max_workers,
+        queue_size=config.job_queue_size,
+        isolate=settings.isolate,
+    )

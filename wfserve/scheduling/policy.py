@@ -1,0 +1,88 @@
+"""Every decision about queues, batches, retries and scale, as pure functions over plain data.
+
+The shell (`dispatch.py`) only carries them out. What happens to the items of a batch:
+
+    event                                   batch of one          batch of several
+    the handler raised for the batch        FAIL (charged)        SPLIT in halves, uncharged
+    the handler raised for one item         FAIL (charged)        FAIL that item
+    the worker died, or was stopped         FAIL (charged)        ALONE, one by one, uncharged
+
+and to one attempt whose `timeout-ms` has passed:
+
+    it is queued                            WITHDRAW (charged): nothing has started
+    its batch is younger than timeout-ms    ABANDON (charged): the batch goes on, this result is dropped
+    its batch has run for timeout-ms        STOP the worker; then as above: nobody can know which item hangs
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+
+TIMER_SLACK = 0.1  # of timeout-ms: a queue wait this short does not count as waiting
+GROW_AFTER = 0.05  # seconds the oldest item may wait with no replica idle, before the pool grows
+
+
+class Failure(enum.Enum):
+    """What becomes of the items of a batch that did not succeed."""
+
+    FAIL = "fail"
+    SPLIT = "split"
+    ALONE = "alone"
+
+
+class Expiry(enum.Enum):
+    """What becomes of an attempt whose time is up."""
+
+    WITHDRAW = "withdraw"
+    ABANDON = "abandon"
+    STOP = "stop"
+
+
+def after_error(size: int, *, splittable: bool, isolate: bool) -> Failure:
+    """Decide for a batch of `size` items whose handler raised; `isolate` permits running items again."""
+    return Failure.SPLIT if splittable and isolate and size > 1 else Failure.FAIL
+
+
+def after_loss(size: int, *, isolate: bool) -> Failure:
+    """Decide for a batch of `size` items whose worker died or was stopped."""
+    return Failure.ALONE if isolate and size > 1 else Failure.FAIL
+
+
+def after_timeout(started: float | None, now: float, timeout: float) -> Expiry:
+    """Decide for an attempt whose time is up; `started` is when its batch did, None while it is queued."""
+    if started is None:
+        return Expiry.WITHDRAW
+    return Expiry.STOP if now >= started + timeout else Expiry.ABANDON
+
+
+def running_deadline(deadline: float, started: float, timeout: float) -> float:
+    """Return when an attempt with `deadline` times out, now that its batch has `started`.
+
+    An attempt that hardly waited ends with its batch, so that all the attempts of a batch that hangs
+    end at one moment, by one decision. One that has no deadline (it is run again, uncharged) gets one now.
+    """
+    end = started + timeout
+    if math.isinf(deadline) or end - deadline <= TIMER_SLACK * timeout:
+        return end
+    return deadline
+
+
+def split(size: int) -> tuple[int, int]:
+    """Return the sizes of the two halves that a failed batch of `size` (at least 2) is run again in."""
+    return size - size // 2, size // 2
+
+
+def replicas_wanted(
+    *, queued: int, oldest_wait: float, batch_size: int, idle: int, wanted: int, minimum: int, maximum: int
+) -> int:
+    """Return how many replicas a pool should have, one more at a time, never fewer than it has.
+
+    It grows when no replica is idle and more than one batch waits, or anything has waited GROW_AFTER
+    seconds; and at once when it has none. `wanted` counts those that are still starting.
+    """
+    floor = max(wanted, minimum)
+    if queued == 0 or idle > 0:
+        return floor
+    waits = wanted == 0 or queued > batch_size or oldest_wait >= GROW_AFTER
+    return min(floor + 1, maximum) if waits and floor < maximum else floor

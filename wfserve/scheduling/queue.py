@@ -1,0 +1,88 @@
+"""A StageQueue holds tickets that wait for a replica; taking out and cancelling cost the same at any depth.
+
+Two lines, the first served first: parts of batches that must be run again, each exactly as it is listed, and
+new tickets in order of arrival, of which a batch takes as many as it may.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import trio
+
+    from wfserve.workers.base import Batch, Item, Outcome
+
+
+class Ticket:
+    """One attempt of one item at one stage."""
+
+    __slots__ = ("arrived", "batch", "item", "outcome", "task", "timer")
+
+    def __init__(self, item: Item, arrived: float) -> None:
+        self.item = item
+        self.arrived = arrived
+        self.timer: trio.CancelScope | None = None
+        self.batch: Batch | None = None  # set while it runs
+        self.outcome: Outcome | None = None
+        self.task: trio.lowlevel.Task | None = None  # set while it is waited for
+
+
+class StageQueue:
+    """The tickets of one stage that are not running."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._new: dict[Ticket, None] = {}  # a dict keeps order, and removes from the middle at no cost
+        self._parts: deque[dict[Ticket, None]] = deque()
+        self._part_of: dict[Ticket, dict[Ticket, None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._new) + len(self._part_of)
+
+    @property
+    def full(self) -> bool:
+        """Whether a new ticket has no place. Parts do not count: they had theirs."""
+        return len(self._new) >= self.limit
+
+    @property
+    def oldest(self) -> float:
+        """Return the arrival of the ticket served next, infinity if there is none."""
+        first = next(iter(self._part_of), None) or next(iter(self._new), None)
+        return math.inf if first is None else first.arrived
+
+    def append(self, ticket: Ticket) -> None:
+        """Add a new ticket at the end; the caller has checked `full`."""
+        self._new[ticket] = None
+
+    def put_back(self, part: list[Ticket]) -> None:
+        """Add tickets that have to be run again together, and with no others."""
+        if part:
+            entry = dict.fromkeys(part)
+            self._parts.append(entry)
+            self._part_of.update(dict.fromkeys(part, entry))
+
+    def take(self, limit: int) -> list[Ticket]:
+        """Take the next batch out: a part as it is, or up to `limit` new tickets; empty if nothing waits."""
+        while self._parts:
+            part = self._parts.popleft()
+            for ticket in part:
+                del self._part_of[ticket]
+            if part:  # its tickets may all have been removed
+                return list(part)
+        taken = [ticket for ticket, _ in zip(self._new, range(limit), strict=False)]
+        for ticket in taken:
+            del self._new[ticket]
+        return taken
+
+    def remove(self, ticket: Ticket) -> bool:
+        """Take `ticket` out wherever it waits; False if it does not."""
+        part = self._part_of.pop(ticket, None)
+        if part is None:
+            part = self._new
+        if ticket not in part:
+            return False
+        del part[ticket]
+        return True

@@ -1,0 +1,307 @@
+"""Call and reply bodies are plain structures in lent memory; decoding believes nothing it reads.
+
+A ring entry only points at a body. Bodies name payloads by `Ref`, never contain them. The server decodes
+what children wrote and children decode what the server wrote with the same checks: anything out of bounds
+is a `FrameError`. Integers are little-endian and unaligned.
+
+    call     count, extent, then an item: request id (16), headers, inputs an item, then (index, ref) each
+    reply    results, kept, then a result: VALUE, ref, response | FAULT, code, splittable, kind, message;
+             then the kept positions
+    failure  code, message
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, Final, NamedTuple
+
+from wfserve.errors import FrameError
+from wfserve.transport.base import Descriptor
+from wfserve.transport.frame import HEADER_SIZE
+
+MAX_RESPONSE_BYTES: Final = 64 * 1024  # status, content type and headers that a handler set
+MAX_TEXT_BYTES: Final = 4096  # of a fault's message
+MAX_KIND_BYTES: Final = 64  # of a fault's kind
+
+_REF: Final = f"{HEADER_SIZE}sIQQ"  # header, then the descriptor: segment, offset, length
+_CALL: Final = struct.Struct("<IIQQ")
+_UUID_BYTES: Final = 16
+_ITEM: Final = struct.Struct(f"<{_UUID_BYTES}s{_REF}I")
+_INPUT: Final = struct.Struct(f"<I{_REF}")
+_REPLY: Final = struct.Struct("<II")
+_VALUE: Final = struct.Struct(f"<B{_REF}I")
+_FAULT: Final = struct.Struct("<BIBII")
+_FAILURE: Final = struct.Struct("<II")
+_KEPT: Final = struct.Struct("<I")
+_TAG_VALUE: Final = 1
+_TAG_FAULT: Final = 2
+
+
+class Ref(NamedTuple):
+    """A payload as it crosses: its frame header (96 bytes, unparsed) and where its bytes lie."""
+
+    header: bytes
+    descriptor: Descriptor
+
+
+class CallItem(NamedTuple):
+    """One item of a batch."""
+
+    request_id: str  # a UUID's 36 characters, lower case
+    headers: Ref  # a JSON list of [name, value]
+    inputs: tuple[tuple[int, Ref], ...]  # (index of the parent node, what it returned)
+
+
+class Call(NamedTuple):
+    """A batch for a child, and the extent its results and its reply may be written to."""
+
+    items: tuple[CallItem, ...]
+    extent: Descriptor
+
+
+class Value(NamedTuple):
+    """What a node returned for one item, and what its handler set on the response (JSON, may be empty)."""
+
+    ref: Ref
+    response: bytes = b""
+
+
+class Fault(NamedTuple):
+    """What went wrong for one item; texts are cut at `MAX_KIND_BYTES` and `MAX_TEXT_BYTES`."""
+
+    code: int  # an HTTP status; what is not three digits is sent as 500
+    kind: str
+    message: str
+    splittable: bool = True  # the whole batch failed as one
+
+
+Result = Value | Fault
+
+
+class Reply(NamedTuple):
+    """A result for every item of a call, in order."""
+
+    results: tuple[Result, ...]
+    kept: tuple[int, ...] = ()  # inputs still looked at, counted over all items; a RELEASE follows for each
+
+
+class LoadFailure(NamedTuple):
+    """Why a handler could not be loaded; the message is cut at `MAX_TEXT_BYTES`."""
+
+    code: int
+    message: str
+
+
+def call_size(call: Call) -> int:
+    """Return the bytes `encode_call` will write."""
+    inputs = sum(len(item.inputs) for item in call.items)
+    return _CALL.size + _ITEM.size * len(call.items) + _INPUT.size * inputs
+
+
+def encode_call(call: Call, view: memoryview) -> int:
+    """Write `call` at the start of `view` and return its length.
+
+    Raises `ValueError` if a request id is no UUID, `struct.error` if `view` is too short.
+    """
+    _CALL.pack_into(view, 0, len(call.items), *call.extent)
+    end = _CALL.size
+    pack_item, pack_input = _ITEM.pack_into, _INPUT.pack_into
+    for request_id, (header, place), inputs in call.items:
+        number = bytes.fromhex(request_id.replace("-", ""))
+        if len(number) != _UUID_BYTES:
+            raise ValueError(f"{request_id!r} is no UUID")
+        pack_item(view, end, number, header, *place, len(inputs))
+        end += _ITEM.size
+        for index, (input_header, input_place) in inputs:
+            pack_input(view, end, index, input_header, *input_place)
+            end += _INPUT.size
+    return end
+
+
+def decode_call(view: memoryview) -> Call:
+    """Return the call in `view`; raises `FrameError` if it is not exactly one."""
+    reader = _Reader(view)
+    count, *extent = reader.take(_CALL)
+    items = tuple([_decode_item(reader) for _ in reader.times(count, _ITEM.size)])
+    reader.finish()
+    return Call(items, Descriptor(*extent))
+
+
+def _decode_item(reader: _Reader) -> CallItem:
+    request_id, header, segment, offset, length, count = reader.take(_ITEM)
+    text = request_id.hex()
+    inputs = []
+    for _ in reader.times(count, _INPUT.size):
+        index, input_header, *place = reader.take(_INPUT)
+        inputs.append((index, Ref(input_header, Descriptor(*place))))
+    return CallItem(
+        f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}",
+        Ref(header, Descriptor(segment, offset, length)),
+        tuple(inputs),
+    )
+
+
+def reply_size(reply: Reply) -> int:
+    """Return the bytes `encode_reply` will write at most."""
+    results = sum(
+        _VALUE.size + len(result.response)
+        if isinstance(result, Value)
+        else _FAULT.size + MAX_KIND_BYTES + _text_bound(result.message)
+        for result in reply.results
+    )
+    return _REPLY.size + results + _KEPT.size * len(reply.kept)
+
+
+def encode_reply(reply: Reply, view: memoryview) -> int:
+    """Write `reply` at the start of `view` and return its length.
+
+    Raises `ValueError` if a response is longer than `MAX_RESPONSE_BYTES`, or `view` too short for a text;
+    `struct.error` if `view` is too short.
+    """
+    _REPLY.pack_into(view, 0, len(reply.results), len(reply.kept))
+    end = _REPLY.size
+    for result in reply.results:
+        if isinstance(result, Value):
+            end = _encode_value(result, view, end)
+        else:
+            end = _encode_fault(result, view, end)
+    for position in reply.kept:
+        _KEPT.pack_into(view, end, position)
+        end += _KEPT.size
+    return end
+
+
+def _encode_value(value: Value, view: memoryview, at: int) -> int:
+    (header, place), response = value
+    if len(response) > MAX_RESPONSE_BYTES:
+        raise ValueError(f"What a handler sets on a response is limited to {MAX_RESPONSE_BYTES} bytes")
+    _VALUE.pack_into(view, at, _TAG_VALUE, header, *place, len(response))
+    return _put(view, at + _VALUE.size, response)
+
+
+def _encode_fault(fault: Fault, view: memoryview, at: int) -> int:
+    kind, message = _cut(fault.kind, MAX_KIND_BYTES), _cut(fault.message, MAX_TEXT_BYTES)
+    _FAULT.pack_into(view, at, _TAG_FAULT, _status(fault.code), fault.splittable, len(kind), len(message))
+    return _put(view, _put(view, at + _FAULT.size, kind), message)
+
+
+def decode_reply(view: memoryview) -> Reply:
+    """Return the reply in `view`; raises `FrameError` if it is not exactly one.
+
+    Headers and descriptors are as the child wrote them: whoever uses one checks it.
+    """
+    reader = _Reader(view)
+    count, kept = reader.take(_REPLY)
+    results = tuple([_decode_result(reader) for _ in reader.times(count, _FAULT.size)])
+    positions = tuple([reader.take(_KEPT)[0] for _ in reader.times(kept, _KEPT.size)])
+    reader.finish()
+    return Reply(results, positions)
+
+
+def _decode_result(reader: _Reader) -> Result:
+    tag = reader.peek()
+    if tag == _TAG_VALUE:
+        _, header, segment, offset, length, size = reader.take(_VALUE)
+        if size > MAX_RESPONSE_BYTES:
+            raise FrameError("A response is longer than its limit")
+        return Value(Ref(header, Descriptor(segment, offset, length)), reader.raw(size))
+    if tag == _TAG_FAULT:
+        _, code, splittable, kind, message = reader.take(_FAULT)
+        texts = reader.text(kind, MAX_KIND_BYTES), reader.text(message, MAX_TEXT_BYTES)
+        return Fault(_checked_status(code), *texts, bool(splittable))
+    raise FrameError(f"A reply has no results of kind {tag}")
+
+
+def load_failure_size(failure: LoadFailure) -> int:
+    """Return the bytes `encode_load_failure` will write at most."""
+    return _FAILURE.size + _text_bound(failure.message)
+
+
+def encode_load_failure(failure: LoadFailure, view: memoryview) -> int:
+    """Write `failure` at the start of `view` and return its length.
+
+    Raises `struct.error` or `ValueError` if `view` is too short.
+    """
+    message = _cut(failure.message, MAX_TEXT_BYTES)
+    _FAILURE.pack_into(view, 0, _status(failure.code), len(message))
+    return _put(view, _FAILURE.size, message)
+
+
+def decode_load_failure(view: memoryview) -> LoadFailure:
+    """Return the failure in `view`; raises `FrameError` if it is not exactly one."""
+    reader = _Reader(view)
+    code, size = reader.take(_FAILURE)
+    failure = LoadFailure(_checked_status(code), reader.text(size, MAX_TEXT_BYTES))
+    reader.finish()
+    return failure
+
+
+class _Reader:
+    """Reads a view from front to back, once, and never past its end."""
+
+    def __init__(self, view: memoryview) -> None:
+        # Copied once: what is checked is what is used, whatever a child writes meanwhile.
+        self._data = bytes(view)
+        self._at = 0
+
+    def take(self, fields: struct.Struct) -> tuple[Any, ...]:
+        return fields.unpack_from(self._data, self._advance(fields.size))
+
+    def peek(self) -> int:
+        if self._at == len(self._data):
+            raise FrameError("A message is cut short")
+        return self._data[self._at]
+
+    def raw(self, size: int) -> bytes:
+        at = self._advance(size)
+        return self._data[at : at + size]
+
+    def text(self, size: int, limit: int) -> str:
+        if size > limit:
+            raise FrameError(f"A text of {size} bytes is longer than its limit of {limit}")
+        try:
+            return self.raw(size).decode()
+        except UnicodeDecodeError:
+            raise FrameError("A text is not UTF-8") from None
+
+    def times(self, count: int, least: int) -> range:
+        """Return `range(count)` if that many things of at least `least` bytes can still follow."""
+        if count * least > len(self._data) - self._at:
+            raise FrameError(f"A message is too short for {count} entries")
+        return range(count)
+
+    def finish(self) -> None:
+        if self._at != len(self._data):
+            raise FrameError("A message is followed by bytes that are not its own")
+
+    def _advance(self, size: int) -> int:
+        at, self._at = self._at, self._at + size
+        if self._at > len(self._data):
+            raise FrameError("A message is cut short")
+        return at
+
+
+def _put(view: memoryview, at: int, data: bytes) -> int:
+    end = at + len(data)
+    view[at:end] = data
+    return end
+
+
+def _cut(text: str, limit: int) -> bytes:
+    """Return at most `limit` bytes of UTF-8, whole characters only; lone surrogates become `?`."""
+    data = text[:limit].encode(errors="replace")
+    return data if len(data) <= limit else data[:limit].decode(errors="ignore").encode()
+
+
+def _text_bound(text: str) -> int:
+    return min(4 * len(text), MAX_TEXT_BYTES)
+
+
+def _status(code: int) -> int:
+    return code if 100 <= code <= 999 else 500
+
+
+def _checked_status(code: int) -> int:
+    if _status(code) != code:
+        raise FrameError(f"{code} is not a status")
+    return code

@@ -1,0 +1,202 @@
+"""Payloads are never pickled, the server never blocks: one segment, and two rings and a doorbell a child.
+
+The work is done by `wfserve._native`; this module gives it the contract's errors, waits on Trio, and carries
+the file descriptors to a child that is being started.
+"""
+
+from __future__ import annotations
+
+import os
+from multiprocessing.reduction import DupFd
+from typing import TYPE_CHECKING, Final, Protocol
+
+import trio
+
+from wfserve import _native
+from wfserve.errors import FrameError, ServiceUnavailableError
+from wfserve.transport.base import ArenaStatistics
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from wfserve.transport.base import Descriptor, Message
+
+RESERVATION_BYTES: Final = 2**40  # of address space; memory is taken as it is touched
+
+
+class ShmArena:
+    """A memfd, handed out in slots. Free ones keep up to a quarter of the limit: reuse does not fault."""
+
+    def __init__(self, limit_bytes: int, segment: int) -> None:
+        self.segment = segment
+        self._native = _native.Arena(segment, limit_bytes, limit_bytes // 4, RESERVATION_BYTES)
+
+    @property
+    def fd(self) -> int:
+        """The memfd; it stays the arena's."""
+        return self._native.fd
+
+    def loan(self, nbytes: int) -> _native.Loan:
+        """Return a slot of at least `nbytes`; raises `ServiceUnavailableError` beyond the limit."""
+        loan = self._native.loan(nbytes)
+        if loan is None:
+            raise ServiceUnavailableError(f"There is no shared memory for {nbytes} more bytes")
+        return loan
+
+    def trim(self) -> None:
+        """Give the memory of free slots back to the system."""
+        self._native.trim()
+
+    def statistics(self) -> ArenaStatistics:
+        """Return what is held now."""
+        return ArenaStatistics(*self._native.statistics())
+
+    def close(self) -> None:
+        """Lend no more; the segment goes with the last slot that is held. Idempotent."""
+        self._native.close()
+
+
+class ShmLink:
+    """The server's end of one child's rings; what finds them corrupted by the child raises `FrameError`."""
+
+    def __init__(self) -> None:
+        self._end: _native.ServerEnd | None = _native.ServerEnd()
+        self._waiting = False
+
+    @property
+    def fds(self) -> tuple[int, int]:
+        """The rings' memfd and the doorbell; they stay the link's."""
+        end = self._open_end()
+        return end.memory_fd, end.doorbell_fd
+
+    def send(self, message: Message) -> None:
+        """Append to the child's ring; raises `BufferError` if it is full."""
+        try:
+            sent = self._open_end().send(message)
+        except ValueError as error:
+            raise FrameError(str(error)) from None
+        if not sent:
+            raise BufferError("The child's ring is full")
+
+    async def receive(self) -> list[Message]:
+        """Wait for messages; raises `trio.ClosedResourceError` if the link is closed meanwhile."""
+        # Every checkpoint comes before the drain that it guards: a cancelled task has taken nothing.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        messages = self.drain()
+        if messages:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        while not messages:
+            await self._doorbell()
+            messages = self.drain()
+        return messages
+
+    async def _doorbell(self) -> None:
+        end = self._open_end()
+        if not end.fall_asleep():
+            await trio.lowlevel.checkpoint()
+            return
+        self._waiting = True
+        try:
+            await trio.lowlevel.wait_readable(end.doorbell_fd)
+        finally:
+            self._waiting = False
+        end.wake_up()
+
+    def drain(self) -> list[Message]:
+        """Return what is there now, perhaps nothing."""
+        try:
+            return self._open_end().drain()
+        except ValueError as error:
+            raise FrameError(str(error)) from None
+
+    def close(self) -> None:
+        """Unmap the rings; whoever waits in `receive` gets `trio.ClosedResourceError`."""
+        if self._end is not None and self._waiting:
+            trio.lowlevel.notify_closing(self._end.doorbell_fd)
+        self._end = None
+
+    def _open_end(self) -> _native.ServerEnd:
+        if self._end is None:
+            raise trio.ClosedResourceError("The link is closed")
+        return self._end
+
+
+class ShmPort:
+    """What a `Process` carries to its child: the file descriptors, duplicated when it is pickled for that."""
+
+    def __init__(self, segment: int, fds: tuple[int, int, int]) -> None:
+        self._segment = segment
+        self._fds = fds
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _carry, (self._segment, *(DupFd(fd) for fd in self._fds))
+
+    def attach(self) -> ShmChildLink:
+        """Map the segment and the rings; in the process that made the port, or once in the child."""
+        arena, memory, doorbell = self._fds
+        return ShmChildLink({self._segment: _native.SegmentMap(arena)}, _native.ChildEnd(memory, doorbell))
+
+
+class _CarriedPort(ShmPort):
+    """A port that has arrived: the descriptors are its own, and closed once they are mapped."""
+
+    def attach(self) -> ShmChildLink:
+        try:
+            return super().attach()
+        finally:
+            for fd in self._fds:
+                os.close(fd)
+
+
+class _CarriedFd(Protocol):
+    """What `DupFd` made has become in the child."""
+
+    def detach(self) -> int:
+        """Return the descriptor, now the caller's."""
+
+
+def _carry(segment: int, arena: _CarriedFd, memory: _CarriedFd, doorbell: _CarriedFd) -> ShmPort:
+    return _CarriedPort(segment, (arena.detach(), memory.detach(), doorbell.detach()))
+
+
+class ShmChildLink:
+    """The child's end; each segment is mapped once, whole."""
+
+    def __init__(self, segments: dict[int, _native.SegmentMap], end: _native.ChildEnd) -> None:
+        self._segments = segments
+        self._end = end
+
+    def receive(self) -> Message:
+        """Wait for a message, without the GIL, and return it."""
+        return self._end.receive()
+
+    def send(self, message: Message) -> None:
+        """Append to the server's ring and wake the server if it sleeps; waits while the ring is full."""
+        self._end.send(message)
+
+    def map(self, descriptor: Descriptor) -> memoryview:
+        """Return a writable view; its `obj` lives as long as anything looks at these bytes."""
+        number, offset, length = descriptor
+        if number not in self._segments:
+            raise ValueError(f"Segment {number} is not mapped")
+        return self._segments[number].view(offset, length)
+
+
+class ShmTransport:
+    """One segment and the links of one front-end process's workers."""
+
+    def __init__(self, limit_bytes: int, segment: int = 1) -> None:
+        self.arena = ShmArena(limit_bytes, segment)
+
+    def connect(self) -> tuple[ShmLink, ShmPort]:
+        """Make a pair of rings; the link must stay open until the child has started."""
+        link = ShmLink()
+        return link, ShmPort(self.arena.segment, (self.arena.fd, *link.fds))
+
+    def __enter__(self) -> ShmTransport:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.arena.close()

@@ -1,0 +1,119 @@
+"""The stage-pool contract: batches of items go in, one outcome an item comes out, exactly once.
+
+`dag`, `scheduling` and `registry` know workers only through this file: items, opaque payload handles, and
+a way to stop a batch. How payloads move (shared memory here) and where replicas live is the pool's own
+business. `pool.ProcessPool` runs child processes; `fake.FakePool` runs functions in the same process for
+tests on a virtual clock; `tests/workers/test_conformance.py` holds for both.
+
+A pool is told what to do by plain calls that never block, and answers through its `Listener`:
+
+    submit(items) ──▶ Batch ──┬─▶ batch_done(batch, outcomes)   the replica answered, an outcome an item
+                              └─▶ batch_lost(batch, why)        the replica died or was stopped
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from wfserve.errors import WfserveError
+    from wfserve.transport.base import Payload
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """One node job of one request. The pool shares what it needs of the payloads; it owns none of these."""
+
+    request_id: str  # a UUID of its own, as every node job of TorchServe has
+    headers: Payload  # the client's headers, a JSON list of [name, value]
+    inputs: tuple[tuple[int, Payload], ...]  # (index of the parent node, what it returned), in arrival order
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The node returned a value; whoever receives this owns the handle."""
+
+    payload: Payload
+    response: bytes = b""  # status, content type and headers the handler set: JSON, empty if it set none
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The node raised, or returned something that cannot be sent on."""
+
+    error: WfserveError
+    splittable: bool = True  # the whole batch failed as one: its parts may do better alone
+
+
+Outcome = Done | Failed
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Items that a replica runs together; identity is the object's."""
+
+    items: Sequence[Item]
+    started: float  # trio clock, seconds
+    replica: object = field(default=None, repr=False)
+
+
+class Listener(Protocol):
+    """What a pool tells its stage. Called from the pool's tasks; must not block or raise."""
+
+    def batch_done(self, batch: Batch, outcomes: Sequence[Outcome]) -> None:
+        """Report that `batch` ended, an outcome for every item, in order. Its replica is idle again."""
+
+    def batch_lost(self, batch: Batch, reason: str) -> None:
+        """Report that the replica of `batch` died or was stopped; nothing of the batch survives."""
+
+    def replica_ready(self) -> None:
+        """Report that a replica became idle other than by finishing a batch: it has just been loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    """One replica, as `GET /models/{name}` shows it."""
+
+    id: str
+    pid: int
+    state: str  # STARTING, READY, BUSY or BACKING_OFF
+    started: float  # seconds since the epoch
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatistics:
+    """Counts since the pool opened, and what is there now."""
+
+    replicas: Sequence[ReplicaStatus]
+    idle: int
+    running: int
+    wanted: int
+    deaths: int
+    batches: int
+    batches_lost: int
+
+
+class Pool(Protocol):
+    """Replicas of one stage. Opened by the implementation's own async context manager."""
+
+    @property
+    def idle(self) -> int:
+        """Replicas that would take a batch now."""
+
+    def submit(self, items: Sequence[Item]) -> Batch:
+        """Give `items` (at least one) to an idle replica, which the caller has checked there is.
+
+        Raises `ServiceUnavailableError` when there is no memory to lend; nothing has been started then.
+        """
+
+    def stop(self, batch: Batch) -> None:
+        """Kill the replica that runs `batch`; `batch_lost` follows. Does nothing once it has ended."""
+
+    def scale(self, wanted: int) -> None:
+        """Start replicas until there are `wanted`; more than that many are left running."""
+
+    def statistics(self) -> PoolStatistics:
+        """Return counts and replicas."""

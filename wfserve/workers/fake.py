@@ -1,0 +1,123 @@
+"""A FakePool keeps the pool contract in one process and on trio's clock, so that tests run on a virtual one.
+
+A replica is an async function from items to outcomes; it may sleep, hang or raise `ReplicaDeath`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import trio
+
+from wfserve.workers.base import Batch, Done, Item, PoolStatistics, ReplicaStatus
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+    from wfserve.workers.base import Listener, Outcome
+
+    Work = Callable[[Sequence[Item]], Awaitable[Sequence[Outcome]]]
+
+
+class ReplicaDeath(Exception):  # noqa: N818 - what happens, not what went wrong with us
+    """Raised by the work of a fake replica to die in the middle of a batch."""
+
+
+class FakePool:
+    """Replicas as trio tasks. A dead one is replaced after `restart` seconds of the clock."""
+
+    def __init__(self, listener: Listener, work: Work, replicas: int = 1, restart: float = 0.0) -> None:
+        self._listener = listener
+        self._work = work
+        self._restart = restart
+        self._scopes: dict[Batch, trio.CancelScope] = {}
+        self._wanted = replicas
+        self._numbers = itertools.count()
+        self.idle = replicas
+        self.deaths = 0
+        self.batches: list[Batch] = []
+        self._nursery: trio.Nursery | None = None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[FakePool]:
+        """Run replicas until the block is left, which cancels them."""
+        async with trio.open_nursery() as self._nursery:
+            yield self
+            self._nursery.cancel_scope.cancel()
+
+    def submit(self, items: Sequence[Item]) -> Batch:
+        """Run `items` on an idle replica."""
+        assert self._nursery is not None
+        assert items
+        assert self.idle > 0
+        batch = Batch(tuple(items), trio.current_time(), next(self._numbers))
+        held = [_hold(item) for item in items]
+        self.idle -= 1
+        self.batches.append(batch)
+        self._scopes[batch] = trio.CancelScope()
+        self._nursery.start_soon(self._run, batch, held)
+        return batch
+
+    async def _run(self, batch: Batch, held: list[Item]) -> None:
+        outcomes: Sequence[Outcome] | None = None
+        try:
+            with self._scopes[batch]:
+                outcomes = await self._work(held)
+        except ReplicaDeath:
+            outcomes = None
+        finally:
+            del self._scopes[batch]
+            for item in held:
+                _let_go(item)
+        if outcomes is not None:
+            self.idle += 1
+            self._listener.batch_done(batch, outcomes)
+        else:
+            await self._replace(batch)
+
+    async def _replace(self, batch: Batch) -> None:
+        self.deaths += 1
+        self._listener.batch_lost(batch, "Worker died.")
+        await trio.sleep(self._restart)
+        self.idle += 1
+        self._listener.replica_ready()
+
+    def stop(self, batch: Batch) -> None:
+        """Kill the replica of `batch`."""
+        if batch in self._scopes:
+            self._scopes[batch].cancel()
+
+    def scale(self, wanted: int) -> None:
+        """Add replicas at once."""
+        added = max(0, wanted - self._wanted)
+        self._wanted += added
+        self.idle += added
+        if added:
+            self._listener.replica_ready()
+
+    def statistics(self) -> PoolStatistics:
+        """Count what the fake did."""
+        replicas = [ReplicaStatus(str(i), 0, "READY", 0.0) for i in range(self._wanted)]
+        lost = self.deaths
+        return PoolStatistics(
+            replicas, self.idle, len(self._scopes), self._wanted, self.deaths, len(self.batches), lost
+        )
+
+
+def _hold(item: Item) -> Item:
+    """Share an item's payloads: its request may go while the batch still runs."""
+    inputs = tuple((parent, payload.share()) for parent, payload in item.inputs)
+    return Item(item.request_id, item.headers.share(), inputs)
+
+
+def _let_go(item: Item) -> None:
+    item.headers.release()
+    for _, payload in item.inputs:
+        payload.release()
+
+
+def echo(items: Sequence[Item]) -> list[Outcome]:
+    """Return each item's first input as its output."""
+    return [Done(item.inputs[0][1].share()) for item in items]

@@ -1,0 +1,157 @@
+"""A Lease is the ledger's entry for one running batch: all that its child may touch, given back exactly once.
+
+It shares the inputs (the walk may drop its own handles while the child still reads), and owns the slot of
+the call and the extents lent for results. `end` returns all of it, whether the batch was answered or lost.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from wfserve.errors import (
+    FrameError,
+    InternalError,
+    OutOfMemoryError,
+    PredictionError,
+    ServiceUnavailableError,
+)
+from wfserve.transport.base import NOWHERE, Descriptor, Message, MessageKind
+from wfserve.transport.message import (
+    Call,
+    CallItem,
+    Fault,
+    Ref,
+    Value,
+    call_size,
+    decode_reply,
+    encode_call,
+)
+from wfserve.workers.base import Done, Failed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from wfserve.transport.base import Arena, Loan, Payload
+    from wfserve.workers.base import Item, Outcome
+
+log = logging.getLogger(__name__)
+SMALLEST_EXTENT = 4096
+REPLY_BYTES = 256  # of one item in the reply, with some padding between results
+
+
+class ResultSizes:
+    """Learns how much room the results of one item take, so that an extent seldom has to grow."""
+
+    def __init__(self) -> None:
+        self._bytes_per_item = 1024.0
+
+    def extent_for(self, items: int) -> int:
+        """Return the bytes to lend for a batch of `items`: a quarter more than was seen, and the reply."""
+        return max(SMALLEST_EXTENT, int(self._bytes_per_item * items * 1.25) + REPLY_BYTES * items)
+
+    def learn(self, items: int, nbytes: int) -> None:
+        """Follow a larger batch at once and smaller ones slowly (exponential decay of 2 % a batch)."""
+        seen = nbytes / items
+        self._bytes_per_item = max(seen, self._bytes_per_item * 0.98 + seen * 0.02)
+
+
+class Lease:
+    """What one batch holds in the arena. Raises `ServiceUnavailableError` if there is no room for it."""
+
+    def __init__(self, arena: Arena, number: int, items: Sequence[Item], sizes: ResultSizes) -> None:
+        self._arena = arena
+        self.number = number
+        self._count = len(items)
+        self.kept: list[Payload] = []  # inputs that the child still looks at after its answer
+        self._sizes = sizes
+        self._extents: list[Loan] = []
+        self._inputs: list[Payload] = []
+        self._headers: list[Payload] = []
+        try:
+            self.call = self._encode(items)
+        except BaseException:
+            self.end()
+            raise
+
+    def _encode(self, items: Sequence[Item]) -> Message:
+        extent = self._lend(self._sizes.extent_for(len(items)))
+        call = Call(tuple(self._call_item(item) for item in items), extent)
+        slot = self._arena.loan(call_size(call))
+        self._extents.append(slot)
+        length = encode_call(call, slot.buffer)
+        return Message(MessageKind.CALL, self.number, slot.descriptor._replace(length=length))
+
+    def _call_item(self, item: Item) -> CallItem:
+        inputs = tuple((parent, _hold(payload, self._inputs)) for parent, payload in item.inputs)
+        return CallItem(item.request_id, _hold(item.headers, self._headers), inputs)
+
+    def _lend(self, nbytes: int) -> Descriptor:
+        loan = self._arena.loan(nbytes)
+        self._extents.append(loan)
+        return loan.descriptor
+
+    def grow(self, nbytes: int) -> Message:
+        """Lend one more extent, or say that there is no memory."""
+        try:
+            extent = self._lend(max(nbytes, SMALLEST_EXTENT))
+        except ServiceUnavailableError as refusal:
+            log.warning("no memory for %d bytes of results: %s", nbytes, refusal)
+            extent = NOWHERE
+        return Message(MessageKind.GRANT, self.number, extent)
+
+    def outcomes(self, reply: Descriptor) -> list[Outcome]:
+        """Publish what the child wrote. Raises `FrameError` if it points anywhere it may not."""
+        extent, start = self._find(reply)
+        results, kept = decode_reply(extent.buffer[start : start + reply.length])
+        if len(results) != self._count or any(position >= len(self._inputs) for position in kept):
+            raise FrameError(f"{len(results)} results for {self._count} items, {len(kept)} inputs kept")
+        self.kept = [self._inputs[position].share() for position in sorted(set(kept))]
+        self._sizes.learn(self._count, sum(r.ref.descriptor.length for r in results if isinstance(r, Value)))
+        return [self._publish(r) if isinstance(r, Value) else _failed(r) for r in results]
+
+    def _publish(self, value: Value) -> Done:
+        where = value.ref.descriptor
+        for given in self._inputs:
+            if _within(where, given.descriptor):  # handed on: the child returned what it was given
+                start = where.offset - given.descriptor.offset
+                return Done(given.part(value.ref.header, start, where.length), value.response)
+        extent, start = self._find(where)
+        return Done(extent.publish(value.ref.header, start, where.length), value.response)
+
+    def _find(self, part: Descriptor) -> tuple[Loan, int]:
+        for extent in self._extents:
+            if _within(part, extent.descriptor):
+                return extent, part.offset - extent.descriptor.offset
+        raise FrameError(f"{part} lies outside what was lent")
+
+    def end(self) -> None:
+        """Give everything back; what was published lives on. Idempotent."""
+        for payload in (*self._inputs, *self._headers):
+            payload.release()
+        for extent in self._extents:
+            extent.release()
+        self._inputs.clear()
+        self._headers.clear()
+        self._extents.clear()
+
+
+def _hold(payload: Payload, held: list[Payload]) -> Ref:
+    held.append(payload.share())
+    return Ref(payload.header, payload.descriptor)
+
+
+def _within(part: Descriptor, whole: Descriptor) -> bool:
+    return (
+        part.segment == whole.segment
+        and whole.offset <= part.offset
+        and part.offset + part.length <= whole.offset + whole.length
+    )
+
+
+def _failed(fault: Fault) -> Failed:
+    if fault.kind == "PredictionException":
+        return Failed(PredictionError(fault.message, code=fault.code), splittable=fault.splittable)
+    if fault.code == OutOfMemoryError.status:
+        return Failed(OutOfMemoryError(fault.message), splittable=fault.splittable)
+    return Failed(InternalError(fault.message, code=fault.code), splittable=fault.splittable)

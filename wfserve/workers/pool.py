@@ -1,0 +1,297 @@
+"""A ProcessPool owns the child processes of one stage; each is replaced when it dies, until the pool closes.
+
+    STARTING ──READY──▶ READY ◀──DONE── BUSY        any of them ──died──▶ BACKING_OFF ──▶ STARTING
+                          └─────CALL─────▶
+
+One task a replica holds its worker and reads its ring; `submit` and `stop` are plain calls from the stage.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+from wfserve.errors import FrameError, WfserveError
+from wfserve.transport.base import MessageKind
+from wfserve.workers.base import Batch, PoolStatistics, ReplicaStatus
+from wfserve.workers.lease import Lease, ResultSizes
+from wfserve.workers.process import start_worker
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from wfserve.child.spec import WorkerSpec
+    from wfserve.transport.base import Descriptor, Message, Payload, Transport
+    from wfserve.workers.base import Item, Listener
+    from wfserve.workers.process import Worker
+
+log = logging.getLogger(__name__)
+FREE_DEATHS = 5  # in a row without a completed batch, before restarts are delayed
+FIRST_DELAY = 0.1
+LONGEST_DELAY = 30.0
+
+
+def restart_delay(deaths: int) -> float:
+    """Return the seconds to wait after `deaths` in a row: none at first, then 0.1, 0.1, 0.2, 0.3, 0.5 …
+
+    Single crashes never delay a restart, and overload does not become a storm of model reloads.
+    """
+    delay, following = 0.0, FIRST_DELAY
+    for _ in range(min(deaths - FREE_DEATHS, 64)):
+        delay, following = following, delay + following
+    return min(delay, LONGEST_DELAY)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """How many workers a pool starts with, and how long one may take to load its model (seconds)."""
+
+    min_workers: int = 1
+    startup_timeout: float = 120.0
+
+
+class LoadError(WfserveError):
+    """A worker could not load its handler or model; the message says why, for the log."""
+
+
+class _Replica:
+    """One place in the pool, filled by one worker after another."""
+
+    def __init__(self, number: int, *, must_load: bool) -> None:
+        self.number = number
+        self.must_load = must_load  # the pool does not open, or closes, if its first worker cannot load
+        self.loaded = trio.Event()
+        self.worker: Worker | None = None
+        self.deaths = 0  # in a row, without a completed batch
+        self.kept: list[Payload] = []  # inputs of earlier batches that the worker still looks at
+        self.vacate("STARTING")
+
+    def let_go(self, dropped: Descriptor) -> None:
+        """Release the input that the worker has dropped."""
+        for index, payload in enumerate(self.kept):
+            if payload.descriptor == dropped:
+                self.kept.pop(index).release()
+                return
+        raise FrameError(f"{dropped} is not kept")
+
+    def vacate(self, state: str) -> None:
+        """Forget the worker that was here."""
+        self.state = state
+        self.worker = None
+        self.batch: Batch | None = None
+        self.lease: Lease | None = None
+        self.ready = False
+        self.failure = ""  # why it did not load
+        self.end = ""  # why its batch is lost, once it is dying
+
+    def status(self) -> ReplicaStatus:
+        pid, started = (self.worker.pid, self.worker.started) if self.worker else (0, 0.0)
+        return ReplicaStatus(str(self.number), pid, self.state, started)
+
+
+class ProcessPool:
+    """Workers for one `WorkerSpec`. `run` must be running while batches are submitted."""
+
+    def __init__(
+        self, spec: WorkerSpec, settings: PoolSettings, transport: Transport, server: int, listener: Listener
+    ) -> None:
+        self.spec = spec
+        self._settings = settings
+        self._transport = transport
+        self._server = server
+        self._listener = listener
+        self._sizes = ResultSizes()
+        self._replicas: list[_Replica] = []
+        self._idle: list[_Replica] = []  # the last to finish is the first to start again: its caches are warm
+        self._batch_numbers = itertools.count(1)
+        self._nursery: trio.Nursery | None = None
+        self._failure: WfserveError | None = None
+        self._deaths = self._batches = self._lost = 0
+
+    @property
+    def idle(self) -> int:
+        """Replicas that would take a batch now."""
+        return len(self._idle)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the pool until cancelled; `started` once the first `min_workers` have loaded.
+
+        Raises `LoadError` if one of those does not load.
+        """
+        try:
+            async with trio.open_nursery() as self._nursery:
+                first = [self._add(must_load=True) for _ in range(self._settings.min_workers)]
+                for replica in first:
+                    await replica.loaded.wait()
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
+        if self._failure is not None:
+            raise self._failure
+
+    def _add(self, *, must_load: bool) -> _Replica:
+        assert self._nursery is not None
+        replica = _Replica(len(self._replicas), must_load=must_load)
+        self._replicas.append(replica)
+        self._nursery.start_soon(self._keep, replica, name=f"{self.spec.name} worker {replica.number}")
+        return replica
+
+    async def _keep(self, replica: _Replica) -> None:
+        """Fill a replica with one worker after another, until the pool closes."""
+        while True:
+            failure = await self._live(replica)
+            self._deaths += 1
+            replica.deaths += 1
+            if failure:
+                log.error("%s: %s", self.spec.name, failure)
+                if replica.must_load and not replica.loaded.is_set():
+                    self._give_up(failure)
+                    return
+            await self._back_off(replica)
+
+    def _give_up(self, failure: str) -> None:
+        assert self._nursery is not None
+        self._failure = self._failure or LoadError(failure)
+        self._nursery.cancel_scope.cancel()
+
+    async def _back_off(self, replica: _Replica) -> None:
+        if delay := restart_delay(replica.deaths):
+            replica.state = "BACKING_OFF"
+            log.warning("%s: starting a worker again in %.1f s", self.spec.name, delay)
+            await trio.sleep(delay)
+
+    async def _live(self, replica: _Replica) -> str:
+        """Run one worker from its start until it is dead; return why it did not load, if it did not."""
+        replica.vacate("STARTING")
+        try:
+            async with start_worker(self.spec, self._transport, self._server) as worker:
+                replica.worker = worker
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._until_dead, worker, nursery.cancel_scope)
+                    await self._load(replica, worker)
+                    await self._serve(replica, worker)
+                replica.end = replica.end or "Worker died."
+                self._handle_all(replica, worker, worker.link.drain())  # what it said before
+        except (OSError, EOFError) as error:
+            replica.failure = f"a worker could not be started: {error}"
+        finally:
+            self._bury(replica)
+        return "" if replica.ready else replica.failure or "the worker died while it loaded"
+
+    async def _until_dead(self, worker: Worker, scope: trio.CancelScope) -> None:
+        await worker.dead()
+        scope.cancel()
+
+    async def _load(self, replica: _Replica, worker: Worker) -> None:
+        timeout = self._settings.startup_timeout
+        with trio.move_on_after(timeout) as waited:
+            while not replica.ready:
+                self._handle_all(replica, worker, await worker.link.receive())
+        if waited.cancelled_caught:
+            replica.failure = f"the worker did not load within {timeout:g} s"
+            worker.kill()
+
+    async def _serve(self, replica: _Replica, worker: Worker) -> None:
+        while True:
+            self._handle_all(replica, worker, await worker.link.receive())
+
+    def _handle_all(self, replica: _Replica, worker: Worker, messages: list[Message]) -> None:
+        try:
+            for message in messages:
+                self._handle(replica, worker, message)
+        except FrameError as error:
+            log.error("%s: worker %d cannot be trusted any more: %s", self.spec.name, worker.pid, error)
+            worker.kill()
+
+    def _handle(self, replica: _Replica, worker: Worker, message: Message) -> None:
+        match message.kind:
+            case MessageKind.DONE:
+                self._done(replica, message)
+            case MessageKind.GROW if replica.lease is not None:
+                worker.link.send(replica.lease.grow(message.descriptor.length))
+            case MessageKind.RELEASE:
+                replica.let_go(message.descriptor)
+            case MessageKind.READY if not replica.ready:
+                self._ready(replica)
+            case MessageKind.FAILED if not replica.ready:
+                replica.failure = worker.load_failure(message.descriptor)
+            case _:
+                raise FrameError(f"message {message.kind} when the worker is {replica.state}")
+
+    def _ready(self, replica: _Replica) -> None:
+        replica.ready = True
+        replica.loaded.set()
+        self._take_in(replica)
+        self._listener.replica_ready()
+
+    def _take_in(self, replica: _Replica) -> None:
+        if not replica.end:  # a dying worker may still answer, but takes nothing more
+            replica.state = "READY"
+            self._idle.append(replica)
+
+    def _done(self, replica: _Replica, message: Message) -> None:
+        batch, lease = replica.batch, replica.lease
+        if batch is None or lease is None or message.tag != lease.number:
+            raise FrameError(f"an answer to batch {message.tag}, which is not running")
+        outcomes = lease.outcomes(message.descriptor)
+        replica.kept += lease.kept
+        lease.end()
+        replica.batch = replica.lease = None
+        replica.deaths = 0
+        self._take_in(replica)
+        self._batches += 1
+        self._listener.batch_done(batch, outcomes)
+
+    def _bury(self, replica: _Replica) -> None:
+        """Take back what the dead worker held, and report its batch lost."""
+        if replica in self._idle:
+            self._idle.remove(replica)
+        if replica.lease is not None:
+            replica.lease.end()
+        while replica.kept:
+            replica.kept.pop().release()
+        batch, replica.batch, replica.lease, replica.worker = replica.batch, None, None, None
+        if batch is not None:
+            self._lost += 1
+            self._listener.batch_lost(batch, f"{self.spec.name}: {replica.end}")
+
+    def submit(self, items: Sequence[Item]) -> Batch:
+        """Send `items` to the idle replica that was busy last."""
+        replica = self._idle[-1]
+        assert replica.worker is not None
+        lease = Lease(self._transport.arena, next(self._batch_numbers), items, self._sizes)
+        replica.worker.link.send(lease.call)
+        self._idle.pop()
+        replica.state = "BUSY"
+        replica.lease = lease
+        replica.batch = Batch(items, trio.current_time(), replica)
+        return replica.batch
+
+    def stop(self, batch: Batch) -> None:
+        """Kill the worker that runs `batch`."""
+        replica = batch.replica
+        if isinstance(replica, _Replica) and replica.batch is batch and replica.worker is not None:
+            replica.end = "timed out"
+            replica.worker.kill()
+
+    def scale(self, wanted: int) -> None:
+        """Start workers until there are `wanted`."""
+        while self._nursery is not None and len(self._replicas) < wanted:
+            self._add(must_load=False)
+
+    def statistics(self) -> PoolStatistics:
+        """Return counts and replicas."""
+        return PoolStatistics(
+            replicas=[replica.status() for replica in self._replicas],
+            idle=len(self._idle),
+            running=sum(replica.batch is not None for replica in self._replicas),
+            wanted=len(self._replicas),
+            deaths=self._deaths,
+            batches=self._batches,
+            batches_lost=self._lost,
+        )

@@ -1,0 +1,173 @@
+"""A Worker is one child process, from its start until it is reaped with everything it started.
+
+Children are `torch.multiprocessing` processes of a forkserver that has torch and the child runtime loaded
+(a start takes milliseconds). Each leads a process group, which is killed as one, because handlers start
+helpers of their own. They are not daemonic: a native thread in each ends it when the server is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import types
+from contextlib import asynccontextmanager, contextmanager
+from multiprocessing import reduction
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from wfserve.errors import FrameError
+from wfserve.transport.base import NOWHERE, Message, MessageKind
+from wfserve.transport.message import decode_load_failure
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from multiprocessing.context import ForkServerProcess
+
+    from wfserve.child.spec import WorkerSpec
+    from wfserve.transport.base import Descriptor, Link, Loan, Transport
+
+log = logging.getLogger(__name__)
+SCRATCH_BYTES = 65536  # for what a child says before its first batch: why its model failed to load
+STOP_GRACE = 2.0  # seconds an idle worker has to leave by itself, running its exit handlers
+REAP_GRACE = 5.0  # seconds for the kernel and the forkserver to confirm a death
+PRELOAD = ["wfserve.child.main"]
+
+_starting = threading.Lock()  # multiprocessing keeps its list of children without one
+
+
+class CarriedFd:
+    """A file descriptor that reaches a child with its start; there it is a plain number."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _received, (reduction.DupFd(self._fd),)
+
+
+def _received(carried: Any) -> int:
+    return int(carried.detach())
+
+
+@contextmanager
+def _launcher_hidden() -> Iterator[None]:
+    """Start children that do not run the launcher's script again, even from a daemonic process.
+
+    multiprocessing has every child import the parent's `__main__`, which is a console script here, or a
+    test runner. And hypercorn runs the application in a daemonic process, which may not have children: a
+    terminated one would leave them behind. Ours end by themselves.
+    """
+    settings: dict[str, Any] = multiprocessing.current_process()._config  # type: ignore[attr-defined]
+    main, daemon = sys.modules["__main__"], settings.get("daemon")
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    settings["daemon"] = False
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+        settings["daemon"] = daemon
+
+
+def _start(spec: WorkerSpec, port: object, server: int) -> ForkServerProcess:
+    """Start a child and return once it exists. Blocks: milliseconds, or seconds the first time."""
+    from torch.multiprocessing import get_context  # heavy
+
+    from wfserve.child.main import run
+
+    with _starting, _launcher_hidden():
+        context = get_context("forkserver")
+        context.set_forkserver_preload(PRELOAD)
+        process: ForkServerProcess = context.Process(
+            target=run, args=(spec, port, CarriedFd(server)), name=spec.name, daemon=False
+        )
+        process.start()
+    return process
+
+
+class Worker:
+    """The server's view of one child."""
+
+    def __init__(self, process: ForkServerProcess, link: Link, scratch: Loan) -> None:
+        assert process.pid is not None
+        self.pid: int = process.pid
+        self.link = link
+        self._scratch = scratch
+        self.started = time.time()
+        self._process = process
+        self._pidfd = os.pidfd_open(self.pid)
+
+    def load_failure(self, where: Descriptor) -> str:
+        """Return why the handler did not load, as the child wrote it into its scratch extent."""
+        start = where.offset - self._scratch.descriptor.offset
+        if start < 0 or start + where.length > self._scratch.descriptor.length:
+            raise FrameError(f"{where} lies outside the scratch extent")
+        failure = decode_load_failure(self._scratch.buffer[start : start + where.length])
+        return f"{failure.message} ({failure.code})"
+
+    async def dead(self) -> None:
+        """Return when the child has died."""
+        await trio.lowlevel.wait_readable(self._pidfd)
+
+    def kill(self) -> None:
+        """Kill the child and whatever it started in its group; it cannot refuse."""
+        for end in (self._kill_group, self._kill_child):
+            try:
+                end()
+            except ProcessLookupError:
+                continue
+
+    def _kill_group(self) -> None:
+        os.killpg(self.pid, signal.SIGKILL)
+
+    def _kill_child(self) -> None:  # it may not lead its group yet
+        signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    async def end(self, *, gently: bool) -> None:
+        """Stop the child, kill what is left, and reap it. Bounded in time, whatever the child does."""
+        if gently:
+            with trio.move_on_after(STOP_GRACE):
+                self.link.send(Message(MessageKind.STOP, 0, NOWHERE))
+                await self.dead()
+        self.kill()
+        with trio.move_on_after(REAP_GRACE) as waited:
+            await self.dead()
+            await trio.lowlevel.wait_readable(self._process.sentinel)
+        if waited.cancelled_caught:
+            log.error("worker %d was killed and is still there after %.0f s", self.pid, REAP_GRACE)
+            return
+        self._process.join()
+        self._process.close()
+        os.close(self._pidfd)
+
+
+@asynccontextmanager
+async def start_worker(spec: WorkerSpec, transport: Transport, server: int) -> AsyncIterator[Worker]:
+    """Start a child; leaving the block means it is gone. `server` is a pidfd of this process.
+
+    Raises `OSError` or `EOFError` if the process cannot be started.
+    """
+    link, port = transport.connect()
+    scratch = transport.arena.loan(SCRATCH_BYTES)
+    try:
+        process = await trio.to_thread.run_sync(_start, spec, port, server)
+        worker = Worker(process, link, scratch)
+        gently = False
+        try:
+            link.send(Message(MessageKind.GRANT, 0, scratch.descriptor))
+            yield worker
+            gently = True
+        except trio.Cancelled:
+            gently = True  # the pool closes; kill() has been called already if the worker is to die
+            raise
+        finally:
+            with trio.CancelScope(shield=True):
+                await worker.end(gently=gently)
+    finally:
+        scratch.release()
+        link.close()
