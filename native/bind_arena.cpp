@@ -40,8 +40,8 @@ nb::object memory_view(nb::handle exporter) {
 // A handle on a part of a slot, until it is released. Loans and payloads differ in what may be done with it.
 class Handle {
   public:
-    Handle(Hold hold, std::uint32_t segment, Extent part)
-        : hold_(std::move(hold)), segment_(segment), part_(part) {}
+    Handle(Hold hold, std::uint32_t segment, Extent extent)
+        : hold_(std::move(hold)), segment_(segment), extent_(extent) {}
 
     const Hold& hold() const {
         if (!hold_) throw_released();
@@ -49,22 +49,22 @@ class Handle {
     }
     const Hold* hold_if_any() const { return hold_ ? &*hold_ : nullptr; }
     std::uint32_t segment() const { return segment_; }
-    const Extent& part() const { return part_; }
-    nb::object descriptor() const { return make_descriptor(segment_, part_.offset, part_.length); }
+    const Extent& extent() const { return extent_; }
+    nb::object descriptor() const { return make_descriptor(segment_, extent_.offset, extent_.length); }
     void release() { hold_.reset(); }
 
   private:
     std::optional<Hold> hold_;
     std::uint32_t segment_;
-    Extent part_;
+    Extent extent_;
 };
 
 class Payload : public Handle {
   public:
-    Payload(Hold hold, std::uint32_t segment, Extent part, nb::bytes header)
-        : Handle(std::move(hold), segment, part), header_(std::move(header)) {}
+    Payload(Hold hold, std::uint32_t segment, Extent extent, nb::bytes header)
+        : Handle(std::move(hold), segment, extent), header_(std::move(header)) {}
 
-    Payload share() const { return Payload(hold(), segment(), part(), header_); }
+    Payload share() const { return Payload(hold(), segment(), extent(), header_); }
     nb::bytes header() const { return header_; }
 
   private:
@@ -74,13 +74,16 @@ class Payload : public Handle {
 class Loan : public Handle {
   public:
     using Handle::Handle;
-
-    Payload publish(nb::bytes header, nb::int_ offset, nb::int_ length) const {
-        if (header.size() != sizeof(FrameHeader)) throw std::invalid_argument("A frame header has 96 bytes");
-        const Extent inner = checked_part(std::move(offset), std::move(length), part().length);
-        return Payload(hold(), segment(), {part().offset + inner.offset, inner.length}, std::move(header));
-    }
 };
+
+// One more handle on the slot, for a part of what `self` is a handle on.
+template <class Kind>
+Payload publish(const Kind& self, nb::bytes header, nb::int_ offset, nb::int_ length) {
+    if (header.size() != sizeof(FrameHeader)) throw std::invalid_argument("A frame header has 96 bytes");
+    const Extent& whole = self.extent();
+    const Extent part = checked_part(std::move(offset), std::move(length), whole.length);
+    return Payload(self.hold(), self.segment(), {whole.offset + part.offset, part.length}, std::move(header));
+}
 
 // The arena with the number that descriptors know it by.
 class NumberedArena {
@@ -121,7 +124,7 @@ class SegmentMap {
 // A part of a mapped segment; a weak reference to it tells whether anybody still looks.
 struct View {
     std::shared_ptr<Mapping> mapping;
-    Extent part;
+    Extent extent;
 };
 
 int fill(Py_buffer* view, PyObject* exporter, std::byte* data, std::uint64_t length, bool read_only,
@@ -138,8 +141,8 @@ int export_handle(PyObject* self, Py_buffer* view, int flags) noexcept {
         PyErr_SetString(PyExc_ValueError, "The handle has been released");
         return -1;
     }
-    const Extent& part = handle.part();
-    if (fill(view, self, hold->data(part.offset), part.length, read_only, flags) != 0) return -1;
+    const Extent& extent = handle.extent();
+    if (fill(view, self, hold->data(extent.offset), extent.length, read_only, flags) != 0) return -1;
     view->internal = new (std::nothrow) Hold(*hold);
     if (view->internal) return 0;
     Py_CLEAR(view->obj);
@@ -152,8 +155,8 @@ void end_export(PyObject*, Py_buffer* view) noexcept {
 }
 
 int export_view(PyObject* self, Py_buffer* view, int flags) noexcept {
-    const View& part = *nb::inst_ptr<View>(self);
-    return fill(view, self, part.mapping->data() + part.part.offset, part.part.length, false, flags);
+    const auto& [mapping, extent] = *nb::inst_ptr<View>(self);
+    return fill(view, self, mapping->data() + extent.offset, extent.length, false, flags);
 }
 
 PyType_Slot loan_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(export_handle<Loan, false>)},
@@ -176,7 +179,9 @@ void bind_handles(nb::module_& module) {
         .def_prop_ro("header", &Payload::header, "The frame header, 96 bytes.")
         .def_prop_ro("descriptor", &Payload::descriptor, nb::for_getter(descriptor), "Where the bytes lie.")
         .def_prop_ro(
-            "nbytes", [](const Payload& self) { return self.part().length; }, "Length of the bytes.")
+            "nbytes", [](const Payload& self) { return self.extent().length; }, "Length of the bytes.")
+        .def("part", publish<Payload>, nb::arg("header"), nb::arg("offset"), nb::arg("length"),
+             "Return a handle on a part. Raises `ValueError` if it does not lie within, or after `release`.")
         .def("share", &Payload::share, "Return one more handle. Raises `ValueError` after `release`.")
         .def("borrow", memory_view, nb::sig("def borrow(self) -> memoryview"),
              "Return a read-only view, which holds the slot. Raises `ValueError` after `release`.")
@@ -186,7 +191,7 @@ void bind_handles(nb::module_& module) {
         .def_prop_ro("descriptor", &Loan::descriptor, nb::for_getter(descriptor), "Where the slot lies.")
         .def_prop_ro("buffer", memory_view, nb::for_getter(nb::sig("def buffer(self) -> memoryview")),
                      "The writable bytes; a view holds the slot. Raises `ValueError` after `release`.")
-        .def("publish", &Loan::publish, nb::arg("header"), nb::arg("offset"), nb::arg("length"),
+        .def("publish", publish<Loan>, nb::arg("header"), nb::arg("offset"), nb::arg("length"),
              "Publish a part. Raises `ValueError` if it does not lie within the loan, or after `release`.")
         .def("release", &Loan::release, "End the loan; idempotent.");
 }

@@ -1,6 +1,7 @@
 """Small workflow archives, packed from text: every test says in one place what it serves."""
 
 import textwrap
+from itertools import pairwise
 from pathlib import Path
 
 from wfserve.archive.pack import ModelArchiveOptions, WorkflowArchiveOptions, pack_model, pack_workflow
@@ -52,7 +53,9 @@ def pack(store: Path, name: str, spec: str, functions: str = FUNCTIONS) -> str:
     source.mkdir(exist_ok=True)
     (source / "spec.yaml").write_text(textwrap.dedent(spec))
     (source / "functions.py").write_text(textwrap.dedent(functions))
-    options = WorkflowArchiveOptions(name, source / "spec.yaml", source / "functions.py", export_path=store, force=True)
+    options = WorkflowArchiveOptions(
+        name, source / "spec.yaml", source / "functions.py", export_path=store, force=True
+    )
     return pack_workflow(options).name
 
 
@@ -65,5 +68,7 @@ def pack_handler(store: Path, name: str, code: str) -> str:
 
 def chain(*nodes: str, settings: str = "") -> str:
     """A specification whose nodes follow one another."""
-    edges = "\n".join(f"  {a}: [{b}]" for a, b in zip(nodes, nodes[1:], strict=False)) or f"  {nodes[0]}: []"
-    return f"models:\n  retry-attempts: 1\n{textwrap.indent(textwrap.dedent(settings), '  ')}\ndag:\n{edges}\n"
+    edges = "\n".join(f"  {a}: [{b}]" for a, b in pairwise(nodes)) or f"  {nodes[0]}: []"
+    return (
+        f"models:\n  retry-attempts: 1\n{textwrap.indent(textwrap.dedent(settings), '  ')}\ndag:\n{edges}\n"
+    )

@@ -1,4 +1,4 @@
-"""A Server is a real process on real ports, started the way a user starts it, and gone when its block ends."""
+"""A Server is a real process on real ports, started as a user starts it, and gone when its block ends."""
 
 import contextlib
 import os
@@ -34,7 +34,11 @@ class Server:
         self.directory = directory
         self.ports = dict(zip(("inference", "management", "metrics"), free_ports(3), strict=True))
         properties = {f"{api}_address": f"http://127.0.0.1:{port}" for api, port in self.ports.items()}
-        properties |= {"workflow_store": store, "model_store": store, "state_dir": directory / "state"} | settings
+        properties |= {
+            "workflow_store": store,
+            "model_store": store,
+            "state_dir": directory / "state",
+        } | settings
         self.config = directory / "config.properties"
         self.config.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
         self.lines: list[str] = []

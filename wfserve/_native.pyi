@@ -17,6 +17,9 @@ class Payload:
     def nbytes(self) -> int:
         """Length of the bytes."""
 
+    def part(self, header: bytes, offset: int, length: int) -> Payload:
+        """Return a handle on a part. Raises `ValueError` if it does not lie within, or after `release`."""
+
     def share(self) -> Payload:
         """Return one more handle. Raises `ValueError` after `release`."""
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from wfserve import __version__
+from wfserve.client import RefusedError
 from wfserve.errors import WfserveError
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except RefusedError as error:
+            _end(error.message, REFUSED)
         except WfserveError as error:
             _end(error.message, USAGE)
 
@@ -228,7 +231,9 @@ def archive() -> None:
 @click.option("--model-name", required=True, help="Name of the model and of the archive.")
 @click.option("--handler", required=True, help="Handler file, or the name of a default handler.")
 @click.option("-v", "--version", required=True, help="Version of the model.")
-@click.option("--serialized-file", type=_FILE, help="Weights (.pt, .pth) or a TorchScript, ONNX or exported program.")
+@click.option(
+    "--serialized-file", type=_FILE, help="Weights (.pt, .pth) or a TorchScript, ONNX or exported program."
+)
 @click.option("--model-file", type=_FILE, help="Python file with the one model class, for eager models.")
 @click.option("--extra-files", default="", help="Comma separated files, globs and directories to add.")
 @click.option("--runtime", default="python", show_default=True)

@@ -131,6 +131,13 @@ def test_handlers(
     assert names(path) == packed
 
 
+def test_a_handler_of_the_native_runtime_is_taken_as_it_is(model: ModelArchiveOptions, sources: Path) -> None:
+    (sources / "libh.so").touch()
+    path = pack_model(replace(model, handler=f"{sources}/libh.so:Handler", runtime="LSP"))
+    assert manifest_of(path)["model"]["handler"] == "libh.so:Handler"
+    assert names(path) == {"libh.so"}
+
+
 def test_extra_files(model: ModelArchiveOptions, sources: Path) -> None:
     def packed(*extra: str) -> set[str]:
         return names(pack_model(replace(model, force=True, extra_files=extra))) - {"h.py"}

@@ -122,17 +122,13 @@ def test_registration_is_refused(server, parameters, status, kind, message):
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b'{"url": 3}', b""])
 def test_a_json_registration_that_is_none(server, body):
-    response = server.call(
-        "POST", "/workflows", content=body, headers={"content-type": "application/json"}
-    )
+    response = server.call("POST", "/workflows", content=body, headers={"content-type": "application/json"})
     assert response.status_code == 400
     error_of(response)
 
 
 def test_a_model_that_does_not_load_leaves_nothing(server, store):
-    pack_handler(
-        store, "broken", "def handle(data, context):\n    raise RuntimeError('no weights')\n"
-    )
+    pack_handler(store, "broken", "def handle(data, context):\n    raise RuntimeError('no weights')\n")
     good = pack_handler(store, "good", "def handle(data, context):\n    return data and [b'x']\n")
     pack(store, "half", f"models:\n  a: {{url: {good}}}\n  b: {{url: broken.mar}}\ndag:\n  a: [b]\n")
     before = server.descendants()

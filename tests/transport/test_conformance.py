@@ -138,6 +138,22 @@ class TestHandles:
         for handle in (loan, *parts):
             handle.release()
 
+    def test_a_part_of_a_payload_is_a_payload(self, transport: Transport) -> None:
+        whole = publish(transport, bytes(range(100)))
+        middle = whole.part(pack_header(Kind.TENSOR, 50, "uint8", (5, 10)), 20, 50)
+        inner = middle.part(pack_header(Kind.BYTES, 10), 40, 10)
+        assert inner.descriptor.offset == whole.descriptor.offset + 60
+        assert middle.header == pack_header(Kind.TENSOR, 50, "uint8", (5, 10))
+        for outside in ((41, 10), (50, 1), (-1, 1), (0, 2**64)):
+            with pytest.raises(ValueError, match="within"):
+                middle.part(pack_header(Kind.BYTES, 10), *outside)
+        whole.release()
+        middle.release()
+        assert bytes(inner.borrow()) == bytes(range(60, 70))
+        inner.release()
+        with pytest.raises(ValueError, match="released"):
+            inner.part(pack_header(Kind.BYTES, 1), 0, 1)
+
     @pytest.mark.parametrize("order", [*itertools.permutations(range(4))])
     def test_the_last_handle_frees_the_slot(self, transport: Transport, order: tuple[int, ...]) -> None:
         loan = transport.arena.loan(10)

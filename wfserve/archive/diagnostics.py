@@ -43,3 +43,8 @@ class Diagnostic:
 def closest(name: str, candidates: Iterable[str]) -> str | None:
     """Return the candidate most like `name` (Ratcliff-Obershelp), or None when none is near."""
     return next(iter(difflib.get_close_matches(name, sorted(candidates), n=1)), None)
+
+
+def in_file_order(found: Diagnostic) -> tuple[int, int, str]:
+    """Sort key: by place, errors before warnings."""
+    return found.line, found.column, found.severity

@@ -81,7 +81,7 @@ _WORKFLOW = _Kind("Workflow", WorkflowNotFoundError, "Workflow not found in work
 _MODEL = _Kind("Model", ModelNotFoundError, "Model not found at", True)
 
 
-class _RefusedError(Exception):
+class RefusedError(Exception):
     """Why a download failed, for the log; the client sees `DownloadArchiveError`."""
 
 
@@ -130,9 +130,9 @@ class Fetcher:
             path = Path(unquote(parts.path)).resolve()
             inside = any(path.is_relative_to(store.resolve()) for store in self._policy.stores)
             if parts.netloc not in ("", "localhost") or not (inside or _matches(self._naming, url)):
-                raise _RefusedError("a file outside the stores")
+                raise RefusedError("a file outside the stores")
             if not kind.accepts(path):
-                raise _RefusedError("no such file")
+                raise RefusedError("no such file")
             return path
 
     async def _download(self, url: str) -> Path:
@@ -140,7 +140,7 @@ class Fetcher:
 
         with _failures_logged(url, httpx.HTTPError, httpx.InvalidURL, httpx.StreamError):
             if len(url) > MAX_URL:
-                raise _RefusedError(f"a URL of {len(url)} characters")
+                raise RefusedError(f"a URL of {len(url)} characters")
             connect = partial(httpx.AsyncClient, timeout=self._policy.timeout, trust_env=False)
             with trio.fail_after(self._policy.total_timeout):
                 async with await trio.to_thread.run_sync(connect) as client:  # reads the certificates
@@ -148,12 +148,14 @@ class Fetcher:
 
     async def _follow(self, client: httpx.AsyncClient, url: httpx.URL, is_named: bool) -> Path:
         for _ in range(MAX_REDIRECTS + 1):
+            if url.scheme not in _PORTS or not url.host:
+                raise RefusedError("neither http nor https, or no host")
             async with self._response(client, url, is_named) as response:
                 if response.status_code == HTTPStatus.OK:
                     return await self._save(response)
-                url = _next_hop(url, response)
+                url = next_hop(url, response)
                 is_named = _matches(self._naming, str(url))
-        raise _RefusedError(f"more than {MAX_REDIRECTS} redirects")
+        raise RefusedError(f"more than {MAX_REDIRECTS} redirects")
 
     @asynccontextmanager
     async def _response(
@@ -176,11 +178,14 @@ class Fetcher:
         host = url.raw_host.decode("ascii")  # what TLS asks for and the certificate must name
         addresses = await public_addresses(host, url.port or _PORTS[url.scheme], self._resolver)
         request.extensions["sni_hostname"] = host  # the Host header is set already
+        failures = []
         for address in addresses:
             request.url = url.copy_with(host=address)
-            with suppress(httpx.ConnectError, httpx.ConnectTimeout):
+            try:
                 return await client.send(request, stream=True)
-        raise _RefusedError(f"cannot connect to {host}")
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                failures.append(f"{address}: {error or type(error).__name__}")
+        raise RefusedError(f"cannot connect to {host} ({', '.join(failures)})")
 
     async def _save(self, response: httpx.Response) -> Path:
         left = self._policy.max_download_bytes
@@ -215,13 +220,14 @@ def _matches(patterns: Iterable[re.Pattern[str]], url: str) -> bool:
     return any(pattern.fullmatch(url) for pattern in patterns)
 
 
-def _next_hop(url: httpx.URL, response: httpx.Response) -> httpx.URL:
+def next_hop(url: httpx.URL, response: httpx.Response) -> httpx.URL:
+    """Return where `response` redirects to. Raises `RefusedError` if it does not, or gives up encryption."""
     location = response.headers.get("location")
     if response.status_code not in _REDIRECTS or not location:
-        raise _RefusedError(f"{url.host} answered {response.status_code}")
+        raise RefusedError(f"{url.host} answered {response.status_code}")
     target = url.join(location)
-    if target.scheme not in _PORTS or (url.scheme == "https" and target.scheme == "http"):
-        raise _RefusedError(f"{url.host} redirects from {url.scheme} to {target.scheme}")
+    if url.scheme == "https" and target.scheme == "http":
+        raise RefusedError(f"{url.host} redirects from https to http")
     return target
 
 
@@ -229,7 +235,7 @@ def _next_hop(url: httpx.URL, response: httpx.Response) -> httpx.URL:
 def _failures_logged(url: str, *failures: type[Exception]) -> Iterator[None]:
     """Answer every failure alike, so that the answers do not map our network for the client."""
     known: tuple[type[Exception], ...] = (
-        _RefusedError,
+        RefusedError,
         RefusedAddressError,
         trio.TooSlowError,
         OSError,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import yaml
 
 from wfserve.archive import plain
-from wfserve.archive.diagnostics import Diagnostic, Position, Severity, closest
+from wfserve.archive.diagnostics import Diagnostic, Position, Severity, closest, in_file_order
 from wfserve.errors import InvalidWorkflowError
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def read_spec(text: str, filename: str) -> tuple[WorkflowSpec, list[Diagnostic]]
         spec = reader.document(plain.compose(text))
     except plain.YamlError as fault:
         _refuse(Diagnostic(filename, fault.line, fault.column, fault.message))
-    return spec, sorted(reader.diagnostics, key=lambda found: (found.line, found.column))
+    return spec, sorted(reader.diagnostics, key=in_file_order)
 
 
 def decode_spec(data: bytes, filename: str) -> str:

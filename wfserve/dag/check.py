@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wfserve.archive.diagnostics import Diagnostic, Position, Severity, closest
+from wfserve.archive.diagnostics import Diagnostic, Position, Severity, closest, in_file_order
 from wfserve.archive.extract import ArchiveKind, ExtractLimits, container_of, extract, sniff
 from wfserve.archive.functions import HandlerNames, names_in
 from wfserve.archive.manifest import member_of
@@ -60,7 +60,7 @@ def check_spec(
     if spec.dag or not any(diagnostic.is_error for diagnostic in found):
         found += checker.graph()
     found += checker.names()
-    return sorted(found, key=lambda diagnostic: (diagnostic.line, diagnostic.column))
+    return sorted(found, key=in_file_order)
 
 
 def _check_archive(path: Path) -> list[Diagnostic]:
@@ -130,7 +130,7 @@ class _Checker:
             yield from self._function(node)
 
     def _place(self, fault: DagFault) -> Position:
-        """Return where the edge is that is wrong by itself, else where the first node's children are listed."""
+        """Return where the edge is that is wrong by itself, else where the first node is described."""
         positions = self._spec.positions
         if not fault.nodes:
             return positions.get(("dag",), Position(1, 1))

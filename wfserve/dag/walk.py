@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from wfserve.dag.graph import Progress
-from wfserve.errors import InternalError, PredictionError, ServiceUnavailableError, WfserveError
+from wfserve.errors import (
+    BadRequestError,
+    InternalError,
+    PredictionError,
+    ServiceUnavailableError,
+    WfserveError,
+)
 from wfserve.workers.base import Done, Item
 
 if TYPE_CHECKING:
@@ -22,6 +28,10 @@ if TYPE_CHECKING:
     from wfserve.dag.graph import Graph
     from wfserve.scheduling.dispatch import Stage
     from wfserve.transport.base import Payload
+
+
+# Trying again would not mend a body that cannot be read, and would add to what is too much already.
+_FINAL = (BadRequestError, ServiceUnavailableError)
 
 
 class Route(NamedTuple):
@@ -115,7 +125,7 @@ class _Errand:
             if isinstance(outcome, Done):
                 return outcome
             error = outcome.error
-            if isinstance(error, ServiceUnavailableError):  # trying again would add to what is too much
+            if isinstance(error, _FINAL):
                 raise error
         if isinstance(error, PredictionError):
             raise error

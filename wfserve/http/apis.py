@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+import trio
 from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
@@ -24,7 +25,7 @@ from wfserve.http.respond import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, MutableMapping
 
     from wfserve.config import Api
     from wfserve.errors import WfserveError
@@ -51,12 +52,26 @@ class Apis:
         if "inference" in exposed and scope["path"][: len(PREFIX) + 2].lower() == f"/{PREFIX}/":
             await predict(self._registry, scope, receive, send)
         else:
-            await self._application(exposed)(scope, receive, send)
+            await self._application(exposed)(scope, receive, _uncut(send))
 
     def _application(self, exposed: frozenset[Api]) -> Any:
         if exposed not in self._by_exposure:
             self._by_exposure[exposed] = application(self._registry, exposed)
         return self._by_exposure[exposed]
+
+
+def _uncut(send: Send) -> Send:
+    """Return `send` with its last part shielded from cancellation.
+
+    While hypercorn ends a response it already reports the client as gone, upon which Quart-Trio cancels the
+    request; the connection would lose its keep-alive timer, stay open for ever and hold up a graceful stop.
+    """
+
+    async def send_uncut(message: MutableMapping[str, Any]) -> None:
+        with trio.CancelScope(shield=message["type"] == "http.response.body"):
+            await send(message)
+
+    return send_uncut
 
 
 def application(registry: Registry, apis: Iterable[Api]) -> QuartTrio:

@@ -23,6 +23,7 @@ from wfserve.registry.prepare import prepare
 from wfserve.registry.workflow import Workflow
 from wfserve.state.lock import exclusive
 from wfserve.transport.shm import ShmTransport
+from wfserve.workers.process import warm_up
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -206,6 +207,7 @@ async def open_registry(config: Config) -> AsyncIterator[Registry]:
             async with trio.open_nursery() as nursery:
                 registry = Registry(config, transport, server, nursery)
                 nursery.start_soon(registry.keep_trim)
+                nursery.start_soon(trio.to_thread.run_sync, warm_up)
                 yield registry
                 nursery.cancel_scope.cancel()
         finally:

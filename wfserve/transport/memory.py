@@ -74,6 +74,14 @@ class _Handle:
             raise ValueError("The handle has been released")
         return self._slot
 
+    def _publish(self, header: bytes, offset: int, length: int) -> MemoryPayload:
+        slot = self._held_slot()
+        if len(header) != HEADER_SIZE:
+            raise ValueError(f"A frame header has {HEADER_SIZE} bytes")
+        if offset < 0 or length < 0 or offset + length > self.descriptor.length:
+            raise ValueError("The part does not lie within the memory")
+        return MemoryPayload(slot, self.descriptor.segment, self._start + offset, length, header)
+
 
 class MemoryPayload(_Handle):
     """Published bytes."""
@@ -89,8 +97,11 @@ class MemoryPayload(_Handle):
 
     def share(self) -> MemoryPayload:
         """Return one more handle; raises `ValueError` after `release`."""
-        segment, _, length = self.descriptor
-        return MemoryPayload(self._held_slot(), segment, self._start, length, self.header)
+        return self._publish(self.header, 0, self.nbytes)
+
+    def part(self, header: bytes, offset: int, length: int) -> MemoryPayload:
+        """Return a handle on a part; raises `ValueError` if it does not lie within, or after `release`."""
+        return self._publish(header, offset, length)
 
     def borrow(self) -> memoryview:
         """Return a read-only view, which holds the slot; raises `ValueError` after `release`."""
@@ -107,12 +118,7 @@ class MemoryLoan(_Handle):
 
     def publish(self, header: bytes, offset: int, length: int) -> MemoryPayload:
         """Publish a part; raises `ValueError` if it does not lie within the loan, or after `release`."""
-        slot = self._held_slot()
-        if len(header) != HEADER_SIZE:
-            raise ValueError(f"A frame header has {HEADER_SIZE} bytes")
-        if offset < 0 or length < 0 or offset + length > self.descriptor.length:
-            raise ValueError("The part does not lie within the memory")
-        return MemoryPayload(slot, self.descriptor.segment, offset, length, header)
+        return self._publish(header, offset, length)
 
 
 class MemoryArena:

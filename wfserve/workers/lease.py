@@ -10,6 +10,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from wfserve.errors import (
+    BadRequestError,
     FrameError,
     InternalError,
     OutOfMemoryError,
@@ -152,6 +153,8 @@ def _within(part: Descriptor, whole: Descriptor) -> bool:
 def _failed(fault: Fault) -> Failed:
     if fault.kind == "PredictionException":
         return Failed(PredictionError(fault.message, code=fault.code), splittable=fault.splittable)
+    if fault.kind == BadRequestError.type:
+        return Failed(BadRequestError(fault.message), splittable=fault.splittable)
     if fault.code == OutOfMemoryError.status:
         return Failed(OutOfMemoryError(fault.message), splittable=fault.splittable)
     return Failed(InternalError(fault.message, code=fault.code), splittable=fault.splittable)

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 SCRATCH_BYTES = 65536  # for what a child says before its first batch: why its model failed to load
 STOP_GRACE = 2.0  # seconds an idle worker has to leave by itself, running its exit handlers
 REAP_GRACE = 5.0  # seconds for the kernel and the forkserver to confirm a death
-PRELOAD = ["wfserve.child.main"]
+PRELOAD = ["wfserve.workers.process", "wfserve.child.preload"]  # the second freezes the heap
 
 _starting = threading.Lock()  # multiprocessing keeps its list of children without one
 
@@ -74,15 +74,25 @@ def _launcher_hidden() -> Iterator[None]:
         settings["daemon"] = daemon
 
 
+def warm_up() -> None:
+    """Start the fork server, which takes seconds to load torch, before the first worker is wanted. Blocks."""
+    from multiprocessing import forkserver
+
+    with _starting:
+        forkserver.set_forkserver_preload(PRELOAD)
+        forkserver.ensure_running()
+    import torch.multiprocessing  # noqa: F401 - heavy, and loaded while the fork server loads it, too
+
+
 def _start(spec: WorkerSpec, port: object, server: int) -> ForkServerProcess:
     """Start a child and return once it exists. Blocks: milliseconds, or seconds the first time."""
     from torch.multiprocessing import get_context  # heavy
 
     from wfserve.child.main import run
 
+    warm_up()
     with _starting, _launcher_hidden():
         context = get_context("forkserver")
-        context.set_forkserver_preload(PRELOAD)
         process: ForkServerProcess = context.Process(
             target=run, args=(spec, port, CarriedFd(server)), name=spec.name, daemon=False
         )
