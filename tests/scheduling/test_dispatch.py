@@ -129,6 +129,30 @@ async def test_a_batch_is_never_larger_than_its_size(autojump_clock, run_bench):
     assert sizes(bench) == [2, 2, 1]
 
 
+async def test_one_by_one_cheap_calls_share_a_hop_and_slow_ones_do_not(autojump_clock, run_bench):
+    pace = 0.0001
+
+    async def work(items):
+        await trio.sleep(pace * len(items))
+        return echo(items)
+
+    async def scenario(bench):
+        nonlocal pace
+        bench.attempt("first")
+        await trio.sleep(1)
+        for name in "abcd":
+            bench.attempt(name)
+        await trio.sleep(1)
+        pace = 0.5
+        bench.attempt("slow")
+        await trio.sleep(1)
+        for name in "ef":
+            bench.attempt(name)
+
+    bench = await run_bench(scenario, work, one_by_one=True, batch_size=1, timeout=5.0)
+    assert sizes(bench) == [1, 4, 1, 1, 1]
+
+
 async def test_a_full_queue_refuses_at_once(autojump_clock, run_bench):
     async def scenario(bench):
         bench.attempt("runs")

@@ -12,6 +12,7 @@ from wfserve.scheduling.policy import (
     after_error,
     after_loss,
     after_timeout,
+    calls_per_hop,
     replicas_wanted,
     running_deadline,
     split,
@@ -58,6 +59,13 @@ def test_an_attempt_that_waited_keeps_its_deadline():
 
 def test_an_uncharged_run_starts_afresh():
     assert running_deadline(deadline=math.inf, started=7.0, timeout=1.0) == 8.0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "calls"), [(None, 1), (1.0, 1), (0.002, 1), (0.001, 2), (0.0001, 20), (1e-5, 32), (0.0, 32)]
+)
+def test_cheap_calls_share_a_hop(seconds, calls):
+    assert calls_per_hop(seconds) == calls
 
 
 @given(st.integers(2, 1000))

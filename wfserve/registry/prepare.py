@@ -144,7 +144,7 @@ def _plan(
             **_handler_of(archive, node, models.get(node)),
         )
         version = models[node].version if node in models else DEFAULT_VERSION
-        stage = _stage(worker.name, settings[node], config)
+        stage = _stage(worker, settings[node], config)
         pool = PoolSettings(settings[node].min_workers, config.startup_timeout)
         plans[node] = NodePlan(node, version, worker, stage, pool, settings[node])
     return plans
@@ -175,9 +175,10 @@ def _settings_of(archive: WorkflowArchive, node: str, model: ModelArchive | None
     return settings
 
 
-def _stage(name: str, settings: NodeSettings, config: Config) -> StageSettings:
+def _stage(worker: WorkerSpec, settings: NodeSettings, config: Config) -> StageSettings:
     return StageSettings(
-        name=name,
+        name=worker.name,
+        one_by_one=worker.is_function,
         batch_size=settings.batch_size,
         timeout=settings.timeout_ms / 1000,
         retry_attempts=settings.retry_attempts,

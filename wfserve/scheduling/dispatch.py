@@ -41,6 +41,7 @@ class StageSettings:
     max_workers: int = 1
     queue_size: int = 100
     isolate: bool = True
+    one_by_one: bool = False  # the handler takes one item a call: a batch is only a way to travel
 
 
 @dataclass(slots=True)
@@ -68,6 +69,7 @@ class Stage:
         self._counts = StageStatistics()
         self._bell = trio.Event()
         self._wanted = settings.min_workers
+        self._seconds_per_item: float | None = None  # recent mean, where calls are made one by one
         self.pool = open_pool(self)
 
     async def attempt(self, item: Item) -> Outcome:
@@ -166,9 +168,19 @@ class Stage:
                 self.pool.stop(batch)
 
     def _dispatch(self) -> None:
-        while self.pool.idle and (tickets := self.queue.take(self.settings.batch_size)):
+        while self.pool.idle and (tickets := self.queue.take(self._largest_batch())):
             self._start(tickets)
         self._grow()
+
+    def _largest_batch(self) -> int:
+        if self.settings.one_by_one:
+            return policy.calls_per_hop(self._seconds_per_item)
+        return self.settings.batch_size
+
+    def _learn(self, batch: Batch) -> None:
+        seen = (trio.current_time() - batch.started) / len(batch.items)
+        before = seen if self._seconds_per_item is None else self._seconds_per_item
+        self._seconds_per_item = before + 0.25 * (seen - before)
 
     def _start(self, tickets: list[Ticket]) -> None:
         try:
@@ -207,6 +219,8 @@ class Stage:
     def batch_done(self, batch: Batch, outcomes: Sequence[Outcome]) -> None:
         """Settle every item that somebody waits for; run again what the policy splits."""
         tickets = self._running.pop(batch)
+        if self.settings.one_by_one:
+            self._learn(batch)
         errors = [o for o in outcomes if isinstance(o, Failed)]
         if len(errors) == len(outcomes) and self._verdict(errors, len(tickets)) is policy.Failure.SPLIT:
             half, _ = policy.split(len(tickets))

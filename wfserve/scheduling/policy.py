@@ -20,6 +20,8 @@ import enum
 import math
 
 TIMER_SLACK = 0.1  # of timeout-ms: a queue wait this short does not count as waiting
+HOP_SECONDS = 0.002  # of work that one hop to a worker may carry, where calls are made one by one
+MOST_CALLS = 32
 GROW_AFTER = 0.05  # seconds the oldest item may wait with no replica idle, before the pool grows
 
 
@@ -66,6 +68,17 @@ def running_deadline(deadline: float, started: float, timeout: float) -> float:
     if math.isinf(deadline) or end - deadline <= TIMER_SLACK * timeout:
         return end
     return deadline
+
+
+def calls_per_hop(seconds: float | None) -> int:
+    """Return how many calls of `seconds` each go to a worker together, where it makes them one by one.
+
+    A hop costs as much as a few cheap calls, so they share it; what takes long goes alone, since the first
+    of a hop waits for the last. One that was never measured goes alone.
+    """
+    if seconds is None:
+        return 1
+    return max(1, min(MOST_CALLS, int(HOP_SECONDS / max(seconds, 1e-6))))
 
 
 def split(size: int) -> tuple[int, int]:
