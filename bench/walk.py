@@ -1,6 +1,7 @@
 """Requests a second through walk, scheduling, workers and transport, without HTTP.
 
-    python bench/walk.py --store STORE --workflow seq-native.war --body seq.bin [--clients 1,16,64] [--seconds 3]
+    python bench/workloads/build.py DIR
+    python bench/walk.py --store DIR --workflow seq-native.war --body DIR/seq.bin [--clients 1,16,64]
 
 Each client is a Trio task that walks one request after another; a fault of any of them ends the run.
 """
@@ -12,15 +13,18 @@ import json
 import statistics
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
 from wfserve.config import Config, load
 from wfserve.dag.walk import Request
 from wfserve.registry.catalogue import Registry, open_registry
-from wfserve.registry.workflow import Workflow
-from wfserve.transport.base import Arena, Payload
 from wfserve.transport.frame import Kind, pack_header
+
+if TYPE_CHECKING:
+    from wfserve.registry.workflow import Workflow
+    from wfserve.transport.base import Arena, Payload
 
 
 def publish(arena: Arena, data: bytes, kind: Kind) -> Payload:
@@ -33,7 +37,9 @@ def publish(arena: Arena, data: bytes, kind: Kind) -> Payload:
         loan.release()
 
 
-async def client(registry: Registry, workflow: Workflow, body: bytes, until: float, times: list[float]) -> None:
+async def client(
+    registry: Registry, workflow: Workflow, body: bytes, until: float, times: list[float]
+) -> None:
     """Walk one request after another until the clock says stop; append each one's seconds to `times`."""
     while (began := trio.current_time()) < until:
         headers = publish(registry.arena, b"[]", Kind.JSON)
@@ -43,7 +49,9 @@ async def client(registry: Registry, workflow: Workflow, body: bytes, until: flo
         times.append(trio.current_time() - began)
 
 
-async def measure(registry: Registry, workflow: Workflow, body: bytes, clients: int, seconds: float) -> list[float]:
+async def measure(
+    registry: Registry, workflow: Workflow, body: bytes, clients: int, seconds: float
+) -> list[float]:
     """Return the seconds of every request of one run."""
     times: list[float] = []
     async with trio.open_nursery() as nursery:
@@ -64,13 +72,17 @@ async def run(arguments: argparse.Namespace, config: Config) -> dict[str, float]
             rate, p50 = len(times) / arguments.seconds, statistics.median(times)
             p99 = times[len(times) * 99 // 100]
             figures[f"{workflow.name}_c{clients}_rps"] = rate
-            print(f"{workflow.name:12} c={clients:<3} {rate:8.0f}/s  p50 {p50 * 1e3:7.2f} ms  p99 {p99 * 1e3:7.2f} ms")
+            print(
+                f"{workflow.name:12} c={clients:<3} {rate:8.0f}/s  p50 {p50 * 1e3:7.2f} ms  p99 {p99 * 1e3:7.2f} ms"
+            )
     return figures
 
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--workflow", required=True)
     parser.add_argument("--body", type=Path, required=True)

@@ -1,4 +1,4 @@
-"""Trains both networks (seconds, on a CPU) and packs the workflow; either all archives are replaced or none."""
+"""Trains both networks (seconds, on a CPU) and packs the workflow; nobody ever sees half an archive."""
 
 from __future__ import annotations
 
@@ -64,7 +64,10 @@ def train_and_pack(name: str, training: Samples, held_out: Samples, epochs: int,
     network = NETWORKS[name]()
     train(network, training, epochs)
     share, seconds = accuracy(network, held_out), time.perf_counter() - started
-    print(f"{name}: {share:.1%} of {len(held_out[0])} held-out digits right, trained in {seconds:.1f} s", flush=True)
+    print(
+        f"{name}: {share:.1%} of {len(held_out[0])} held-out digits right, trained in {seconds:.1f} s",
+        flush=True,
+    )
     weights = into / f"{name}.pt"
     torch.save(network.state_dict(), weights)
     return pack_model(

@@ -1,4 +1,4 @@
-"""The same images are held out for everyone: the training, and the sample pictures that it must not have seen."""
+"""The held-out images are the same for everyone, and no network has seen what the sample pictures show."""
 
 from __future__ import annotations
 

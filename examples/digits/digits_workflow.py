@@ -23,7 +23,9 @@ def prepare(data: list[dict[str, bytearray]] | None, context: Context) -> list[b
     try:
         return [normalise(read(row.get("body") or row.get("data") or b"")).tobytes() for row in data]
     except ValueError as error:
-        raise PredictionException(f"Not a picture of a digit: {error}; send one with curl -T FILE.", 400) from error
+        raise PredictionException(
+            f"Not a picture of a digit: {error}; send one with curl -T FILE.", 400
+        ) from error
 
 
 def vote(data: list[dict[str, bytearray]] | None, context: Context) -> list[dict[str, object]] | None:

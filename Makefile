@@ -1,0 +1,78 @@
+# make serve and make test, each alone on a fresh clone, do everything that has to be done before.
+# Needs: Python >= 3.11 with venv, a C++17 compiler, a package index.
+
+PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(shell command -v $(p) 2>/dev/null)))
+# What is installed before wfserve, since "torch" alone may mean gigabytes of CUDA; empty: what pip chooses.
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check -q
+NATIVE := $(wildcard native/*.cpp native/*.hpp)
+DIGITS := $(filter-out %.png %.md,$(wildcard examples/digits/*))
+ARCHIVES := workflow_store/digits.war workflow_store/digits_cnn.mar workflow_store/digits_mlp.mar
+WORKLOADS := build/workloads
+SECONDS_PER_CELL ?= 5
+
+.PHONY: help install archives serve test test-slow lint bench stubs wheel clean
+.DELETE_ON_ERROR:
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 14
+
+serve: install $(ARCHIVES) ## serve the digits example until Ctrl-C, and print a curl line for it
+	@exec $(BIN)/wfserve serve --workflow-store workflow_store --workflows digits.war \
+		--try digits=examples/digits/digit-7.png
+
+test: install $(ARCHIVES) ## run the tests; those that take minutes: make test-slow
+	$(BIN)/python -m pytest -q
+
+test-slow: install $(ARCHIVES) ## run the fault tests that take minutes
+	$(BIN)/python -m pytest -q -m slow
+
+install: $(VENV)/.installed ## make the virtual environment and build the native module
+
+$(VENV)/.venv:
+	@test -n "$(PYTHON)" || { echo "no python3 was found; name one with make PYTHON=..."; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than Python 3.11; name a newer one with make PYTHON=..."; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "$(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv"; exit 1; }
+	@command -v $${CXX:-c++} >/dev/null || \
+		{ echo "no C++ compiler was found; on Debian: apt-get install g++"; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.torch: $(VENV)/.venv
+	$(if $(TORCH),$(PIP) install "$(TORCH)")
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml CMakeLists.txt $(NATIVE)
+	$(PIP) install -e ".[test,lint,examples]"
+	@touch $@
+
+archives: install $(ARCHIVES) ## train the example's networks and pack them into workflow_store/
+
+$(ARCHIVES) &: $(DIGITS) | $(VENV)/.installed
+	$(BIN)/python examples/digits/build.py
+	@touch $(ARCHIVES)
+
+lint: install ## ruff, mypy and clang-format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(NATIVE)
+	$(BIN)/python native/stub.py --check
+
+stubs: install ## write wfserve/_native.pyi anew
+	$(BIN)/python native/stub.py
+
+bench: install ## measure each layer and the whole; SECONDS_PER_CELL=5
+	$(BIN)/python bench/hop.py
+	$(BIN)/python bench/workloads/build.py $(WORKLOADS)
+	$(BIN)/python bench/serve.py $(WORKLOADS) --seconds $(SECONDS_PER_CELL)
+
+wheel: install ## build a wheel into dist/
+	$(PIP) wheel --no-deps -w dist .
+
+clean: ## remove everything that make made
+	rm -rf $(VENV) build dist .wfserve $(ARCHIVES)
