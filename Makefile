@@ -1,7 +1,10 @@
 # make serve and make test, each alone on a fresh clone, do everything that has to be done before.
 # Needs: Python >= 3.11 with venv, a C++17 compiler, a package index.
 
-PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(shell command -v $(p) 2>/dev/null)))
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+# The first that runs and is new enough; a command of that name may be a shim that does not run.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$python && break; done)
 # What is installed before wfserve, since "torch" alone may mean gigabytes of CUDA; empty: what pip chooses.
 TORCH ?= torch==2.13.0
 VENV := .venv
@@ -32,9 +35,8 @@ test-slow: install $(ARCHIVES) ## run the fault tests that take minutes
 install: $(VENV)/.installed ## make the virtual environment and build the native module
 
 $(VENV)/.venv:
-	@test -n "$(PYTHON)" || { echo "no python3 was found; name one with make PYTHON=..."; exit 1; }
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "$(PYTHON) is older than Python 3.11; name a newer one with make PYTHON=..."; exit 1; }
+	@"$(PYTHON)" -c '$(NEW_ENOUGH)' || \
+		{ echo "no Python >= 3.11 was found; name one with make PYTHON=..."; exit 1; }
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "$(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv"; exit 1; }
 	@command -v $${CXX:-c++} >/dev/null || \

@@ -72,9 +72,8 @@ async def run(arguments: argparse.Namespace, config: Config) -> dict[str, float]
             rate, p50 = len(times) / arguments.seconds, statistics.median(times)
             p99 = times[len(times) * 99 // 100]
             figures[f"{workflow.name}_c{clients}_rps"] = rate
-            print(
-                f"{workflow.name:12} c={clients:<3} {rate:8.0f}/s  p50 {p50 * 1e3:7.2f} ms  p99 {p99 * 1e3:7.2f} ms"
-            )
+            latency = f"p50 {p50 * 1e3:7.2f} ms  p99 {p99 * 1e3:7.2f} ms"
+            print(f"{workflow.name:12} c={clients:<3} {rate:8.0f}/s  {latency}")
     return figures
 
 

@@ -51,9 +51,9 @@ def imports(source: str, known: set[str], *, typing: bool = True, inner: bool = 
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
                 found.add(whole if whole in known else node.module)
-        elif (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not typing) or (
-            isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not inner
-        ):
+        elif not typing and isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            return
+        if not inner and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             return
         for child in ast.iter_child_nodes(node):
             visit(child)
