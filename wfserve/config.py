@@ -53,7 +53,7 @@ class Config:
     model_store: Path | None = None
     load_workflows: tuple[str, ...] = ()
     allowed_urls: tuple[str, ...] = ()
-    state_dir: Path = Path(".wfserve")
+    state_dir: Path = Path(".wfserve")  # absolute, as all paths, once `load` has completed it
     job_queue_size: int = 100  # requests that may wait for one node
     max_request_size: int = 6_553_500
     max_response_size: int = 6_553_500
@@ -121,7 +121,7 @@ def _flag(key: str, text: str) -> bool:
 
 
 def _path(_key: str, text: str) -> Path:
-    return Path(text).expanduser()
+    return Path(text).expanduser().absolute()  # workers have working directories of their own
 
 
 def _names(_key: str, text: str) -> tuple[str, ...]:
@@ -222,9 +222,10 @@ def load(
 def _complete(config: Config) -> Config:
     workflow_store = config.workflow_store or config.model_store
     if workflow_store is None and _DEFAULT_STORE.is_dir():
-        workflow_store = _DEFAULT_STORE
+        workflow_store = _DEFAULT_STORE.absolute()
     return dataclasses.replace(
         config,
+        state_dir=config.state_dir.absolute(),
         workflow_store=workflow_store,
         model_store=config.model_store or workflow_store,
         arena_size=config.arena_size or _machine_memory() // 4,
