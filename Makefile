@@ -45,7 +45,7 @@ $(VENV)/.venv:
 	@touch $@
 
 $(VENV)/.torch: $(VENV)/.venv
-	$(if $(TORCH),$(PIP) install "$(TORCH)")
+	$(if $(TORCH),$(PIP) install $(TORCH))
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml CMakeLists.txt $(NATIVE)
@@ -69,9 +69,10 @@ stubs: install ## write wfserve/_native.pyi anew
 	$(BIN)/python native/stub.py
 
 bench: install ## measure each layer and the whole; SECONDS_PER_CELL=5
-	$(BIN)/python bench/hop.py
-	$(BIN)/python bench/workloads/build.py $(WORKLOADS)
-	$(BIN)/python bench/serve.py $(WORKLOADS) --seconds $(SECONDS_PER_CELL)
+	$(BIN)/python -m bench.hop
+	$(BIN)/python -m bench.workloads.build --out $(WORKLOADS)
+	$(BIN)/python -m bench.walk --store $(WORKLOADS) --workflow seq-native.war --body $(WORKLOADS)/seq.bin
+	$(BIN)/python -m bench.serve --seconds $(SECONDS_PER_CELL)
 
 wheel: install ## build a wheel into dist/
 	$(PIP) wheel --no-deps -w dist .

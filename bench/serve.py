@@ -1,57 +1,42 @@
-"""Requests a second and latencies of the workloads, closed loop over HTTP, with one setting throughout.
+"""Requests a second of a whole server over HTTP, its start, its registrations and a worker's memory.
 
-    python bench/workloads/build.py DIR
-    python bench/serve.py DIR [--seconds 5] [--connections 1,16,64] [--json FILE]
+    python -m bench.serve [--connections 1,16,64] [--workloads seq-native,...] [--seconds 5] [--json FILE]
 
-Also: cold start until healthy, time to register each workflow, memory of a worker. `wrk -t1` makes the load
-(Debian: apt-get install wrk). A cell with an error response counts as nothing.
+The server is `wfserve serve` as anybody starts it, with one configuration for all cells. A cell with an
+error, or a workload with a wrong answer, counts as nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
-import re
-import shutil
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, Self
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
-import httpx
+from bench.load import CONTENT_TYPE, Target, measure, tool
+from bench.workloads.build import NAMES, body, build, is_right
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import TracebackType
 
-WORKLOADS = ("seq-native", "seq-bytes", "img-native", "img-bytes")
-WFSERVE = Path(sys.executable).with_name("wfserve")
-PATIENCE = 60.0  # seconds
-POST = """
-wrk.method = "POST"
-wrk.headers["Content-Type"] = "application/octet-stream"
-local file = io.open(os.getenv("BODY"), "rb")
-wrk.body = file:read("*a")
-file:close()
-"""
-
-
-class Cell(NamedTuple):
-    """What one run of the load generator measured; latencies are milliseconds."""
-
-    rate: float
-    p50: float
-    p99: float
-    errors: int
+FIRST = NAMES[0]  # the workflow that the server starts with
+PATIENCE = 120.0  # seconds for a start, a registration, an answer, a stop
+WARM_UP = 1.0  # seconds of load that are not measured
 
 
 def free_ports(count: int) -> list[int]:
     """Return ports that were free a moment ago."""
-    with contextlib.ExitStack() as stack:
+    with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
             each.bind(("127.0.0.1", 0))
@@ -59,141 +44,197 @@ def free_ports(count: int) -> list[int]:
 
 
 class Server:
-    """A `wfserve serve` process of this checkout."""
+    """A context: a server process that has become healthy, with its files in `directory`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], ports: list[int]) -> None:
-        self.process = process
-        self.inference, self.management = (f"http://127.0.0.1:{port}" for port in ports[:2])
-        self.client = httpx.Client(timeout=PATIENCE, trust_env=False)
+    def __init__(self, directory: Path, store: Path) -> None:
+        self.inference, self.management, self.metrics = free_ports(3)
+        self.log = directory / "server.log"
+        config = directory / "config.properties"
+        ports = {"inference": self.inference, "management": self.management, "metrics": self.metrics}
+        config.write_text("".join(f"{api}_address=http://127.0.0.1:{port}\n" for api, port in ports.items()))
+        self.command = [
+            *(str(Path(sys.executable).with_name("wfserve")), "serve", "--ts-config", str(config)),
+            *("--workflow-store", str(store), "--model-store", str(store), "--workflows", f"{FIRST}.war"),
+            *("--state-dir", str(directory / "state")),
+        ]
 
-    def wait_until_healthy(self) -> None:
-        """Poll `/ping`."""
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline and self.process.poll() is None:
-            with contextlib.suppress(httpx.TransportError):
-                if self.client.get(f"{self.inference}/ping").status_code == 200:
-                    return
-            time.sleep(0.01)
-        raise SystemExit("the server did not become healthy")
+    def __enter__(self) -> Self:
+        began = time.perf_counter()
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=log, cwd=self.log.parent)
+        try:
+            while not self._healthy():
+                self._check_alive(began)
+                time.sleep(0.01)
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        self.cold_start = time.perf_counter() - began  # seconds
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def _healthy(self) -> bool:
+        try:
+            self.call("GET", self.inference, "/ping")
+            listed = json.loads(self.call("GET", self.management, "/workflows"))["workflows"]
+        except OSError:  # refused, reset, or an error status
+            return False
+        return any(each["workflowName"] == FIRST for each in listed)
+
+    def _check_alive(self, began: float) -> None:
+        if self.process.poll() is not None or time.perf_counter() - began > PATIENCE:
+            raise SystemExit(f"the server did not become healthy:\n{self.log.read_text()[-4000:]}")
+
+    def call(self, method: str, port: int, path: str, data: bytes | None = None) -> bytes:
+        """Return the body of an answer. Raises `OSError`; of it, `HTTPError` for an error status."""
+        request = Request(
+            f"http://127.0.0.1:{port}{path}", data, {"Content-Type": CONTENT_TYPE}, method=method
+        )
+        with urlopen(request, timeout=PATIENCE) as response:
+            answer: bytes = response.read()
+        return answer
 
     def register(self, name: str) -> float:
-        """Register a workflow and return the seconds it took."""
+        """Register workload `name` and return the seconds it took."""
         began = time.perf_counter()
-        self.client.post(f"{self.management}/workflows", params={"url": f"{name}.war"}).raise_for_status()
+        self.call("POST", self.management, f"/workflows?url={name}.war", b"")
         return time.perf_counter() - began
 
-    def worker_memory(self) -> tuple[float, float]:
-        """Return the mean (resident, proportional) MB of the workers, which lead process groups."""
-        sizes = [memory_of(pid) for pid in descendants(self.process.pid) if os.getpgid(pid) == pid]
-        resident, proportional = zip(*sizes, strict=True)
-        return sum(resident) / len(sizes), sum(proportional) / len(sizes)
+    def workers(self) -> list[int]:
+        """Return the process ids of all workers: what the forkserver has forked."""
+        return [
+            child
+            for helper in children(self.process.pid)
+            if b"forkserver" in Path(f"/proc/{helper}/cmdline").read_bytes()
+            for child in children(helper)
+        ]
 
 
-def memory_of(pid: int) -> tuple[float, float]:
-    """Return a process's resident and proportional memory, MB."""
-    text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
-    return tuple(int(re.search(rf"^{key}:\s+(\d+)", text, re.M)[1]) / 1024 for key in ("Rss", "Pss"))
+def children(parent: int) -> list[int]:
+    """Return the process ids of `parent`'s children."""
+    return [pid for pid, its_parent in _parents() if its_parent == parent]
 
 
-def descendants(pid: int) -> list[int]:
-    """Return the processes below `pid`."""
-    found = [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return found + [below for each in found for below in descendants(each)]
-
-
-@contextlib.contextmanager
-def running(store: Path) -> Iterator[Server]:
-    """Run a server over `store`; it is gone when the block ends."""
-    ports = free_ports(3)
-    with tempfile.TemporaryDirectory() as state:
-        settings = zip(("inference", "management", "metrics"), ports, strict=True)
-        config = Path(state, "config.properties")
-        config.write_text("".join(f"{api}_address=http://127.0.0.1:{port}\n" for api, port in settings))
-        command = [WFSERVE, "serve", "--ts-config", config, "--workflow-store", store, "--state-dir", state]
-        process = subprocess.Popen([*map(str, command)], stderr=subprocess.DEVNULL)
+def _parents() -> Iterator[tuple[int, int]]:
+    for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            yield Server(process, ports)
-        finally:
-            process.terminate()
-            try:
-                process.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            yield int(stat.parent.name), int(stat.read_text().rpartition(")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has just ended
 
 
-def load(url: str, body: Path, connections: int, seconds: float, script: Path) -> Cell:
-    """Run wrk once."""
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "30s", "--latency", "-s"]
-    output = subprocess.run(
-        [*command, str(script), url],
-        env={**os.environ, "BODY": str(body)},
-        text=True,
-        capture_output=True,
-        check=True,
-        timeout=seconds + PATIENCE,
-    ).stdout
-    wrong = sum(map(int, re.findall(r"Non-2xx or 3xx responses: (\d+)", output)))
-    wrong += sum(int(n) for n in re.findall(r"(?:connect|read|write|timeout) (\d+)", output))
-    rate = float(re.search(r"Requests/sec:\s+([\d.]+)", output)[1])
-    return Cell(rate, _milliseconds(output, 50), _milliseconds(output, 99), wrong)
+def memory(pid: int) -> dict[str, float]:
+    """Return the resident and the proportional memory of a process in MiB."""
+    fields = {}
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
+        key, value, *_ = line.split()
+        fields[key] = int(value) / 1024
+    return {"rss_mib": fields["Rss:"], "pss_mib": fields["Pss:"]}
 
 
-def _milliseconds(output: str, percentile: int) -> float:
-    value, unit = re.search(rf"^\s+{percentile}%\s+([\d.]+)(us|ms|s)$", output, re.M).groups()
-    return float(value) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[unit]
+def typical_memory(pids: list[int]) -> dict[str, float]:
+    """Return the medians of `memory` over processes."""
+    found = [memory(pid) for pid in pids]
+    return {key: statistics.median(each[key] for each in found) for key in found[0]}
 
 
-def measure(store: Path, connections: list[int], seconds: float) -> dict[str, float]:
-    """Return all figures, and print each as it comes."""
-    figures: dict[str, float] = {}
-    began = time.perf_counter()
-    with running(store) as server, tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        script.write(POST)
-        script.flush()
-        server.wait_until_healthy()
-        figures["cold_start_s"] = time.perf_counter() - began
-        for name in WORKLOADS:
-            figures[f"register_{name}_s"] = server.register(name)
-        for key, value in figures.items():
-            print(f"{key:24} {value:8.3f}", flush=True)
-        for name in WORKLOADS:
-            for count in connections:
-                url, body = f"{server.inference}/wfpredict/{name}", store / f"{name.partition('-')[0]}.bin"
-                load(url, body, count, min(1.0, seconds), Path(script.name))  # warm-up
-                figures |= _report(name, count, load(url, body, count, seconds, Path(script.name)))
-        resident, proportional = server.worker_memory()
-        print(f"memory of a worker       {resident:8.0f} MB resident, {proportional:.0f} MB proportional")
-        return figures | {"worker_rss_mb": resident, "worker_pss_mb": proportional}
+def check_answer(server: Server, name: str, store: Path) -> bool:
+    """Ask once, and say so if the answer is not what the workload computes."""
+    try:
+        answer = server.call("POST", server.inference, f"/wfpredict/{name}", body(name, store).read_bytes())
+    except HTTPError as error:
+        print(f"{name}: {error.code} {error.read().decode(errors='replace')}", file=sys.stderr)
+        return False
+    if not is_right(name, answer, store):
+        print(f"{name}: wrong answer {answer[:100]!r}", file=sys.stderr)
+        return False
+    return True
 
 
-def _report(name: str, count: int, cell: Cell) -> dict[str, float]:
-    label = f"{name} c={count}"
-    if cell.errors:
-        print(f"{label:24} {cell.errors} errors: counts as nothing", flush=True)
-        return {}
-    print(f"{label:24} {cell.rate:8.0f}/s  p50 {cell.p50:8.2f} ms  p99 {cell.p99:8.2f} ms", flush=True)
-    key = f"{name}_c{count}".replace("-", "_")
-    return {f"{key}_rps": cell.rate, f"{key}_p50_ms": cell.p50, f"{key}_p99_ms": cell.p99}
+def measure_cell(server: Server, name: str, connections: int, seconds: float, store: Path) -> dict[str, Any]:
+    """Return one cell of the table, and print it."""
+    target = Target(server.inference, f"/wfpredict/{name}", body(name, store))
+    measure(target, connections, WARM_UP)
+    found = measure(target, connections, seconds)
+    rate = "nothing" if found.rate is None else f"{found.rate:,.0f}"
+    print(
+        f"{name:12} {connections:>5} {rate:>10} {found.p50_ms:>9.2f} {found.p99_ms:>9.2f} {found.errors:>7}",
+        flush=True,
+    )
+    return {
+        "workload": name,
+        "connections": connections,
+        "rps": found.rate,
+        "p50_ms": found.p50_ms,
+        "p99_ms": found.p99_ms,
+        "errors": found.errors,
+    }
+
+
+def run(arguments: argparse.Namespace, server: Server, store: Path) -> dict[str, Any]:
+    """Measure everything and print it as it comes."""
+    print(f"cold start until healthy, with {FIRST}: {server.cold_start:.2f} s")
+    server.call("DELETE", server.management, f"/workflows/{FIRST}")
+    registrations = {name: server.register(name) for name in NAMES}
+    for name, seconds in registrations.items():
+        print(f"registering {name}: {seconds * 1e3:.0f} ms")
+    print(f"\nload by {tool()}, {arguments.seconds:g} s a cell")
+    print(f"{'workload':12} {'conns':>5} {'req/s':>10} {'p50 ms':>9} {'p99 ms':>9} {'errors':>7}")
+    cells = [
+        measure_cell(server, name, connections, arguments.seconds, store)
+        for name in arguments.workloads
+        if check_answer(server, name, store)
+        for connections in arguments.connections
+    ]
+    worker = typical_memory(server.workers())
+    print(f"\na worker after that: RSS {worker['rss_mib']:.0f} MiB, PSS {worker['pss_mib']:.0f} MiB")
+    return {
+        "tool": tool(),
+        "cold_start_s": server.cold_start,
+        "register_s": registrations,
+        "worker": worker,
+        "cells": cells,
+    }
+
+
+def _names(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := set(names) - set(NAMES):
+        raise argparse.ArgumentTypeError(f"no workload {', '.join(unknown)}; there are {', '.join(NAMES)}")
+    return names
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
 
 
 def main() -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("directory", type=Path)
-    parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--connections", default="1,16,64")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    if shutil.which("wrk") is None:
-        raise SystemExit("wrk makes the load, and is not installed; on Debian: apt-get install wrk")
-    figures = measure(
-        options.directory.resolve(), [*map(int, options.connections.split(","))], options.seconds
-    )
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    """Run the command line; exit with 1 if anything counted as nothing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--connections", type=_numbers, default=[1, 16, 64], metavar="N,...")
+    parser.add_argument("--workloads", type=_names, default=list(NAMES), metavar="NAME,...")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each cell (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="wfserve-bench-") as directory:
+        store = Path(directory) / "store"
+        store.mkdir()
+        build(store)
+        with Server(Path(directory), store) as server:
+            numbers = run(arguments, server, store)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(numbers, indent=2) + "\n")
+    wanted = len(arguments.workloads) * len(arguments.connections)
+    sys.exit(sum(cell["rps"] is not None for cell in numbers["cells"]) < wanted)
 
 
 if __name__ == "__main__":

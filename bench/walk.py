@@ -1,7 +1,7 @@
 """Requests a second through walk, scheduling, workers and transport, without HTTP.
 
-    python bench/workloads/build.py DIR
-    python bench/walk.py --store DIR --workflow seq-native.war --body DIR/seq.bin [--clients 1,16,64]
+    python -m bench.workloads.build --out DIR
+    python -m bench.walk --store DIR --workflow seq-native.war --body DIR/seq.bin [--clients 1,16,64]
 
 Each client is a Trio task that walks one request after another; a fault of any of them ends the run.
 """

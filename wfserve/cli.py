@@ -5,8 +5,10 @@ Heavy imports stay inside the commands, so that `wfserve --help` answers at once
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -18,7 +20,7 @@ from wfserve.client import RefusedError
 from wfserve.errors import WfserveError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 USAGE = 2
 REFUSED = 1
@@ -28,13 +30,30 @@ _FILE = click.Path(path_type=Path)
 class _Commands(click.Group):
     """A group whose commands end with one line for every error that is the user's to mend."""
 
+    def make_context(self, *arguments: Any, **more: Any) -> click.Context:
+        with _one_line():
+            return super().make_context(*arguments, **more)
+
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with _one_line():
             return super().invoke(ctx)
-        except RefusedError as error:
-            _end(error.message, REFUSED)
-        except WfserveError as error:
-            _end(error.message, USAGE)
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    try:
+        yield
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx is not None else "wfserve"
+        _end(f"{error.format_message()} (try: {command} --help)", USAGE)
+    except RefusedError as error:
+        _end(error.message, REFUSED)
+    except WfserveError as error:
+        _end(error.message, USAGE)
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # whoever read the output has enough; click ends quietly
+            raise
+        _end(f"{error.filename}: {error.strerror}" if error.filename else str(error), USAGE)
 
 
 def _end(message: str, code: int) -> NoReturn:
@@ -42,17 +61,28 @@ def _end(message: str, code: int) -> NoReturn:
     raise SystemExit(code)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+_HELP = """Serve TorchServe workflow archives: DAGs of PyTorch models and Python functions.
+
+\b
+wfserve serve --workflow-store store --workflows digits.war
+curl -T digit.png http://127.0.0.1:8080/wfpredict/digits
+
+Exit codes: 0 done, 1 the server refused or cannot be reached, 2 wrong usage or input.
+"""
+
+
+@click.group(
+    cls=_Commands,
+    help=_HELP,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    invoke_without_command=True,
+)
 @click.version_option(__version__, "-v", "--version", prog_name="wfserve")
-def main() -> None:
-    r"""Serve TorchServe workflow archives: DAGs of PyTorch models and Python functions.
-
-    \b
-    wfserve serve --workflow-store store --workflows digits.war
-    curl -T digit.png http://127.0.0.1:8080/wfpredict/digits
-
-    Exit codes: 0 done, 1 the server refused or cannot be reached, 2 wrong usage or input.
-    """
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    """Run a command, or show what there is."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 @main.command()
@@ -111,7 +141,7 @@ def check(file: Path, *, as_json: bool) -> None:
         for finding in findings:
             click.echo(str(finding), err=True)
         if not errors:
-            click.echo(f"{file}: ok")
+            click.echo(f"{click.format_filename(file)}: ok")
     raise SystemExit(USAGE if errors else 0)
 
 
@@ -133,7 +163,7 @@ def register(url: str, name: str | None, server: str, *, as_json: bool) -> None:
     parameters = {"url": url} | ({"workflow_name": name} if name else {})
     if not as_json and sys.stderr.isatty():
         click.echo(f"registering {url}: models are being loaded …", err=True)
-    _show(Client(server).call("POST", "/workflows", parameters), as_json=as_json)
+    _show(Client(server).status("POST", "/workflows", parameters), as_json=as_json)
 
 
 @main.command("list")
@@ -156,9 +186,9 @@ def list_(server: str, *, as_json: bool) -> None:
 @_JSON
 def describe(name: str, server: str, *, as_json: bool) -> None:
     """Show the settings and the DAG of workflow NAME."""
-    from wfserve.client import Client, path_of
+    from wfserve.client import Client
 
-    found = Client(server).call("GET", path_of("workflows", name))
+    found = Client(server).workflow(name)
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:
@@ -173,7 +203,7 @@ def unregister(name: str, server: str, *, as_json: bool) -> None:
     """Stop serving workflow NAME; requests under way are answered first."""
     from wfserve.client import Client, path_of
 
-    _show(Client(server).call("DELETE", path_of("workflows", name)), as_json=as_json)
+    _show(Client(server).status("DELETE", path_of("workflows", name)), as_json=as_json)
 
 
 @main.command()
@@ -203,7 +233,7 @@ def _body(file: Path | None, data: str | None) -> bytes:
     if (file is None) == (data is None):
         raise click.UsageError("give either FILE or --data")
     if data is not None:
-        return data.encode()
+        return data.encode(errors="surrogateescape")  # the bytes that were typed
     assert file is not None
     try:
         return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
@@ -222,7 +252,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
-@main.group()
+@main.group(no_args_is_help=False)
 def archive() -> None:
     """Pack models and workflows into archives, as TorchServe's archivers do."""
 

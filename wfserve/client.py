@@ -8,6 +8,8 @@ from urllib.parse import quote
 
 from wfserve.errors import ConfigError, WfserveError
 
+LONGEST_TIMEOUT = 7 * 24 * 3600.0  # seconds
+
 
 class RefusedError(WfserveError):
     """The server answered with an error, or not at all; the command line exits with 1."""
@@ -15,13 +17,15 @@ class RefusedError(WfserveError):
 
 def path_of(*segments: str) -> str:
     """Return a URL path of `segments`, each quoted as a whole."""
-    return "/" + "/".join(quote(segment, safe="") for segment in segments)
+    return "/" + "/".join(quote(segment, safe="", errors="surrogateescape") for segment in segments)
 
 
 class Client:
     """Calls one address. Raises `RefusedError` with the server's own message."""
 
     def __init__(self, server: str, timeout: float = 300.0) -> None:
+        if not 0 < timeout <= LONGEST_TIMEOUT:
+            raise ConfigError(f"--timeout: expected a number of seconds, not {timeout:g}")
         if not server.startswith(("http://", "https://")):
             raise ConfigError(f"--server: expected http://host:port, not {server!r}")
         self._server = server.rstrip("/")
@@ -32,8 +36,26 @@ class Client:
         answer = self._send(method, path, parameters, b"", None)
         try:
             return json.loads(answer)
-        except ValueError:
-            raise RefusedError(f"{self._server}{path} did not answer with JSON; is it wfserve?") from None
+        except (ValueError, RecursionError):
+            raise self._not_ours(path) from None
+
+    def _not_ours(self, path: str) -> RefusedError:
+        return RefusedError(f"{self._server}{path} did not answer as wfserve does")
+
+    def status(self, method: str, path: str, parameters: dict[str, str] | None = None) -> dict[str, Any]:
+        """Return the answer of a call that answers with a `status`."""
+        answer = self.call(method, path, parameters)
+        if not isinstance(answer, dict) or not isinstance(answer.get("status"), str):
+            raise self._not_ours(path)
+        return answer
+
+    def workflow(self, name: str) -> list[dict[str, Any]]:
+        """Return what the server says of one workflow: a list of one."""
+        path = path_of("workflows", name)
+        found = self.call("GET", path)
+        if not isinstance(found, list) or len(found) != 1 or not isinstance(found[0], dict):
+            raise self._not_ours(path)
+        return found
 
     def send(self, method: str, path: str, body: bytes, content_type: str) -> bytes:
         """Send a body and return the answer's."""
@@ -45,8 +67,17 @@ class Client:
         token: str | None = "0"
         while token is not None:
             page = self.call("GET", "/workflows", {"next_page_token": token})
-            found += page["workflows"]
-            token = page.get("nextPageToken") if page["workflows"] else None
+            try:
+                listed = [
+                    {key: str(w[key]) for key in ("workflowName", "workflowUrl")} for w in page["workflows"]
+                ]
+                following = page.get("nextPageToken") if listed else None
+            except (KeyError, TypeError):
+                raise self._not_ours("/workflows") from None
+            if following == token:  # it would never end
+                raise self._not_ours("/workflows")
+            found += listed
+            token = following
         return found
 
     def _send(
@@ -65,9 +96,9 @@ class Client:
                 timeout=self._timeout,
                 trust_env=False,
             )
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise RefusedError(f"cannot reach {self._server}: {error}") from None
-        if response.is_error:
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, OverflowError) as error:  # of an odd address
+            raise RefusedError(f"cannot reach {self._server}: {error or type(error).__name__}") from None
+        if not response.is_success:
             raise RefusedError(_message(response.content) or f"status {response.status_code}")
         return response.content
 
@@ -75,5 +106,5 @@ class Client:
 def _message(body: bytes) -> str:
     try:
         return str(json.loads(body)["message"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return ""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from wfserve.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 MIB = 1 << 20
 LOOPBACK = "127.0.0.1"
@@ -31,7 +31,7 @@ class Address(NamedTuple):
     port: int
 
     def __str__(self) -> str:
-        return f"http://{self.host}:{self.port}"
+        return f"http://{self.bind}"
 
     @property
     def bind(self) -> str:
@@ -83,7 +83,8 @@ class Config:
 
 
 _ADDRESS = re.compile(
-    r"(?P<scheme>[a-z]+)://(?P<host>\[[0-9a-fA-F:.]+\]|[^/:\[\]]+)(?::(?P<port>\d{1,5}))?/?"
+    r"(?P<scheme>[a-z]+)://(?P<host>\[[0-9a-fA-F:.]+\]|[\w-]{1,63}(?:\.[\w-]{1,63})*)(?::(?P<port>\d{1,5}))?/?",
+    re.ASCII,
 )
 _DEFAULT_PORTS = {"inference_address": 80, "management_address": 8081, "metrics_address": 8082}
 
@@ -93,8 +94,8 @@ def _address(key: str, text: str) -> Address:
     if found is None or found["scheme"] != "http":
         raise ConfigError(f"{key}: expected http://host:port, not {text!r}")
     port = int(found["port"]) if found["port"] else _DEFAULT_PORTS[key]
-    if port > 65535:
-        raise ConfigError(f"{key}: port {port} is over 65535")
+    if not 0 < port <= 65535:
+        raise ConfigError(f"{key}: port {port} is not one of 1 to 65535")
     return Address(found["host"].strip("[]"), port)
 
 
@@ -102,6 +103,12 @@ def _count(key: str, text: str) -> int:
     if not re.fullmatch(r"\d{1,18}", text.strip()):
         raise ConfigError(f"{key}: expected a whole number, not {text!r}")
     return int(text)
+
+
+def _positive(key: str, text: str) -> int:
+    if not (value := _count(key, text)):
+        raise ConfigError(f"{key}: expected at least 1")
+    return value
 
 
 def _seconds(key: str, text: str) -> float:
@@ -120,8 +127,18 @@ def _flag(key: str, text: str) -> bool:
     return text.strip().lower() == "true"
 
 
-def _path(_key: str, text: str) -> Path:
-    return Path(text).expanduser().absolute()  # workers have working directories of their own
+def _path(key: str, text: str) -> Path:
+    if "\0" in text:
+        raise ConfigError(f"{key}: {text!r} cannot be a path")
+    try:
+        return Path(text).expanduser().absolute()  # workers have working directories of their own
+    except RuntimeError:
+        raise ConfigError(f"{key}: there is no such home directory: {text!r}") from None
+
+
+def _is_blank(key: str, text: str) -> bool:
+    """Whether a path is given as nothing, which is as good as not given."""
+    return _READERS[key] is _path and not text.strip()
 
 
 def _names(_key: str, text: str) -> tuple[str, ...]:
@@ -137,10 +154,10 @@ _READERS: Mapping[str, Callable[[str, str], Any]] = {
     "load_workflows": _names,
     "allowed_urls": _names,
     "state_dir": _path,
-    "job_queue_size": _count,
-    "max_request_size": _count,
-    "max_response_size": _count,
-    "max_archive_size": _count,
+    "job_queue_size": _positive,
+    "max_request_size": _positive,
+    "max_response_size": _positive,
+    "max_archive_size": _positive,
     "arena_size": _count,
     "worker_threads": _count,
     "default_response_timeout": _seconds,
@@ -159,15 +176,31 @@ _DEFAULT_STORE = Path("workflow_store")
 
 
 def parse_properties(text: str) -> dict[str, str]:
-    r"""Read Java properties: `key=value` or `key: value`, `#` and `!` comments, `\` continues a line."""
+    r"""Read Java properties: `key=value` or `key: value`, `#` and `!` comments, `\` continues a line.
+
+    Other escapes are kept as they are: a path may have backslashes.
+    """
     found: dict[str, str] = {}
-    for line in re.sub(r"\\\r?\n[ \t]*", "", text).splitlines():
-        stripped = line.strip()
-        if not stripped or stripped[0] in "#!":
-            continue
-        key, *rest = re.split(r"\s*[=:]\s*|\s+", stripped, maxsplit=1)
+    for line in _logical_lines(text):
+        key, *rest = re.split(r"\s*[=:]\s*|\s+", line, maxsplit=1)
         found[key] = rest[0] if rest else ""
     return found
+
+
+def _logical_lines(text: str) -> Iterator[str]:
+    """Give what has a key, in one piece. A comment ends with its line, whatever that ends with."""
+    begun = ""
+    for natural in re.split(r"\r\n?|\n", text):
+        line = begun + natural.strip()
+        begun = ""
+        if not line or line[0] in "#!":
+            continue
+        if line.endswith("\\"):
+            begun = line.removesuffix("\\")
+        else:
+            yield line
+    if begun.strip():
+        yield begun.strip()
 
 
 def _expand(text: str, environ: Mapping[str, str]) -> str:
@@ -215,7 +248,8 @@ def load(
         if (given := environ.get(f"WFSERVE_{key.upper()}")) is not None:
             texts[key] = given
     texts.update(flags or {})
-    values = {_FIELDS.get(k, k): read(k, texts[k]) for k, read in _READERS.items() if k in texts}
+    meant = {k: text for k, text in texts.items() if k in _READERS and not _is_blank(k, text)}
+    values = {_FIELDS.get(k, k): _READERS[k](k, text) for k, text in meant.items()}
     return _complete(Config(**values, unused=unused))
 
 

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import logging
-import os
 import shlex
 import signal
 import socket
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
 from wfserve import __version__
 from wfserve.asgi import App, log_to_stderr
 from wfserve.errors import ConfigError, WfserveError
+from wfserve.http.server import ServerSettings, serve
 from wfserve.registry.catalogue import open_registry
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from hypercorn.config import Config as HypercornConfig
 
     from wfserve.config import Address, Config
     from wfserve.registry.catalogue import Registry
@@ -63,15 +61,12 @@ def _listener(address: Address) -> socket.socket:
 
 
 async def _serve(config: Config, listeners: list[socket.socket], example: tuple[str, Path] | None) -> None:
-    app: Any = App(config)
+    app = App(config)
     stop = trio.Event()
     async with open_registry(config) as registry, trio.open_nursery() as nursery:
 
-        async def carry(*, task_status: trio.TaskStatus[list[str]]) -> None:
-            from hypercorn.trio import serve  # heavy
-
-            settings = _hypercorn_settings(config, listeners)
-            await serve(app, settings, shutdown_trigger=stop.wait, task_status=task_status, mode="asgi")
+        async def carry(*, task_status: trio.TaskStatus[None]) -> None:
+            await serve(app, listeners, _server_settings(config), stop=stop, task_status=task_status)
             nursery.cancel_scope.cancel()
 
         await nursery.start(_stop_on_signal, stop, nursery.cancel_scope)
@@ -85,15 +80,12 @@ async def _serve(config: Config, listeners: list[socket.socket], example: tuple[
             await trio.sleep_forever()
 
 
-def _hypercorn_settings(config: Config, listeners: list[socket.socket]) -> HypercornConfig:
-    from hypercorn.config import Config as HypercornConfig
-
-    settings = HypercornConfig()
-    settings.bind = [f"fd://{os.dup(listener.fileno())}" for listener in listeners]  # it closes them
-    settings.graceful_timeout = config.stop_timeout
-    settings.include_server_header = False
-    settings.errorlog = None
-    return settings
+def _server_settings(config: Config) -> ServerSettings:
+    """Return the server's limits; what is over `max_request_size` is refused by the APIs themselves."""
+    return ServerSettings(
+        max_body_bytes=max(ServerSettings().max_body_bytes, config.max_request_size),
+        stop_timeout=config.stop_timeout,
+    )
 
 
 async def _stop_on_signal(

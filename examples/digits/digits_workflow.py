@@ -20,12 +20,10 @@ def prepare(data: list[dict[str, bytearray]] | None, context: Context) -> list[b
     """Turn each picture into the 64 bytes (8 by 8, 0..16) that the networks know."""
     if data is None:
         return None
-    try:
+    try:  # the picture is the body, or the field `data` of a form
         return [normalise(read(row.get("body") or row.get("data") or b"")).tobytes() for row in data]
     except ValueError as error:
-        raise PredictionException(
-            f"Not a picture of a digit: {error}; send one with curl -T FILE.", 400
-        ) from error
+        raise PredictionException(f"The picture cannot be read: {error}.", 400) from error
 
 
 def vote(data: list[dict[str, bytearray]] | None, context: Context) -> list[dict[str, object]] | None:

@@ -14,16 +14,19 @@ MAX_SIDE = 4096  # pixels; checked before a picture is decoded
 
 
 def read(picture: bytes | bytearray) -> np.ndarray:
-    """Return the grey values of a picture file, [H, W] float32. Raises `ValueError`."""
+    """Return the grey values of a PNG or JPEG file, [H, W] float32. Raises `ValueError`."""
     try:
-        with Image.open(io.BytesIO(picture)) as image:
-            if max(image.size) > MAX_SIDE:
-                raise ValueError(f"the picture is larger than {MAX_SIDE} by {MAX_SIDE} pixels")
-            paper = Image.new("RGBA", image.size, "white")  # what is transparent is paper
-            grey = Image.alpha_composite(paper, image.convert("RGBA")).convert("L")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError("the body is not a picture") from error
-    return np.asarray(grey, dtype=np.float32)
+        with Image.open(io.BytesIO(picture), formats=("PNG", "JPEG")) as image:
+            if max(image.size) <= MAX_SIDE:
+                return _grey(image)
+    except (OSError, SyntaxError, TypeError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError("it is no PNG or JPEG file") from error
+    raise ValueError(f"it is larger than {MAX_SIDE} by {MAX_SIDE} pixels")
+
+
+def _grey(image: Image.Image) -> np.ndarray:
+    paper = Image.new("RGBA", image.size, "white")  # what is transparent is paper
+    return np.asarray(Image.alpha_composite(paper, image.convert("RGBA")).convert("L"), dtype=np.float32)
 
 
 def normalise(grey: np.ndarray) -> np.ndarray:

@@ -173,7 +173,7 @@ URL = "error: url must be the name of a model archive, or a URL"
         ("batch-size: 1.5", "2:15: error: batch-size must be an integer"),
         ("batch-size: [1]", "2:15: error: batch-size must be an integer"),
         ("batch-size:", "2:14: error: batch-size must be an integer"),
-        ("max-workers: 0", "2:16: error: max-workers must be an integer from 1 to 2147483647"),
+        ("max-workers: 0", "2:16: error: max-workers must be an integer from 1 to 1024"),
         ("data-format: text", "2:16: error: data-format must be bytes or native"),
         ("isolate: 1", "2:12: error: isolate must be on or off"),
         (

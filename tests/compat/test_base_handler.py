@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
 import textwrap
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
-from wfserve.child.surroundings import COMPAT
-
 if TYPE_CHECKING:
     from pathlib import Path
 
+HAS_ONNX = importlib.util.find_spec("onnxruntime") is not None
 MODEL = """
     import torch
     class Double(torch.nn.Module):
@@ -34,14 +32,6 @@ class Double(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * self.factor
-
-
-@pytest.fixture(autouse=True)
-def _path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.syspath_prepend(COMPAT)
-    for name in ("model", "models"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
 
 
 def handler_of(tmp_path: Path, headers: dict[str, str] | None = None, **names: str) -> tuple[Any, Any]:
@@ -85,14 +75,16 @@ def test_torchscript(tmp_path: Path) -> None:
     [
         ({}, RuntimeError, "No model weights could be loaded"),
         ({"serializedFile": "gone.pt"}, FileNotFoundError, r"gone\.pt"),
-        ({"serializedFile": "weights.onnx"}, RuntimeError, "No model weights could be loaded"),
+        pytest.param(
+            {"serializedFile": "weights.onnx"},
+            RuntimeError,
+            "No model weights could be loaded",
+            marks=pytest.mark.skipif(HAS_ONNX, reason="onnxruntime would read the file"),
+        ),
         ({"serializedFile": "weights.so"}, RuntimeError, "No model weights could be loaded"),
         ({"modelFile": "gone.py"}, FileNotFoundError, r"gone\.py"),
         ({"modelFile": "models.py"}, ValueError, "Expected only one class .* A, B"),
     ],
-)
-@pytest.mark.skipif(
-    importlib.util.find_spec("onnxruntime") is not None, reason="onnxruntime would read the file"
 )
 def test_what_cannot_be_loaded(
     tmp_path: Path, names: dict[str, str], error: type[Exception], match: str
@@ -120,6 +112,39 @@ def test_preprocess_stacks_tensors_and_takes_plain_rows(tmp_path: Path) -> None:
     assert handler.preprocess([[1.0, 2.0], [3.0, 4.0]]).tolist() == [[1, 2], [3, 4]]
 
 
+def test_an_empty_data_makes_way_for_the_body(tmp_path: Path) -> None:
+    handler, _ = handler_of(tmp_path)
+    assert handler.preprocess([{"data": b"", "body": [1.0]}, {"data": [], "body": [2.0]}]).tolist() == [
+        [1],
+        [2],
+    ]
+
+
+def test_loaders_may_be_replaced(tmp_path: Path) -> None:
+    (tmp_path / "model.py").touch()
+    handler, context = handler_of(tmp_path, modelFile="model.py")
+    handler._load_pickled_model = lambda model_dir, model_file, model_pt_path: Double().train()
+    handler.initialize(context)
+    assert not handler.model.training
+    assert handler.get_device() == torch.device("cpu")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_trace_is_written_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENABLE_TORCH_PROFILER", "1")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "model.py").write_text(textwrap.dedent(MODEL))
+    handler, context = handler_of(tmp_path, modelFile="model.py", modelName="m")
+    handler.initialize(context)
+    assert handler.handle([{"body": [1.0]}], context) == [[2]]
+    (trace,) = (tmp_path / "pytorch_profiler" / "m").iterdir()
+    assert '"inference"' in trace.read_text()
+    handler.manifest = None
+    handler.get_insights = lambda prepared, inputs, target: ["why"]
+    context.request_processor[0]._request_header["explain"] = "True"
+    assert handler.handle([{"body": [1.0]}], context) == ["why"]
+
+
 def test_the_time_is_recorded(tmp_path: Path) -> None:
     (tmp_path / "model.py").write_text(textwrap.dedent(MODEL))
     handler, context = handler_of(tmp_path, modelFile="model.py")
@@ -138,4 +163,5 @@ def test_describe_and_explain_are_asked_for_by_header(tmp_path: Path) -> None:
     with pytest.raises(NotImplementedError, match="explains nothing"):
         handler.handle([{"body": [1.0]}], context)
     handler.get_insights = lambda prepared, inputs, target: [prepared.tolist(), inputs, target]
-    assert handler.handle([{"body": [1.0]}], context) == [[[[1.0]], [1.0], 0]]
+    assert handler.handle([{"body": [1.0]}], context) == [[[1.0]], [1.0], 0]
+    assert handler.handle([{"body": [1.0], "target": bytearray(b"2")}], context) == [[[1.0]], [1.0], 2]

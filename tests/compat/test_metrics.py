@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+import textwrap
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from wfserve.child.surroundings import COMPAT
-
-
-@pytest.fixture(autouse=True)
-def _compat(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(COMPAT)
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -79,4 +76,157 @@ def test_emitted_metrics_are_lines_of_the_log(store: Any, caplog: pytest.LogCapt
     assert record.getMessage().startswith(
         "[METRICS]HandlerTime.Milliseconds:1.5|#ModelName:flow__node,Level:Model|#hostname:"
     )
-    assert record.getMessage().endswith(",requestID:id-0")
+    assert record.getMessage().endswith(",id-0")
+
+
+def test_an_error_is_of_its_own_level(store: Any) -> None:
+    store.add_error("broken", 2)
+    assert [str(label) for label in store.store[0].dimensions] == ["Level:Error"]
+
+
+def test_a_label_given_is_not_given_again(store: Any) -> None:
+    from ts.metrics.dimension import Dimension
+
+    store.add_counter("requests", 1, dimensions=[Dimension("Level", "Mine")])
+    assert [str(label) for label in store.store[0].dimensions] == ["Level:Mine", "ModelName:flow__node"]
+    assert store.store[0].dimensions[0].to_dict() == {"Name": "Level", "Value": "Mine"}
+
+
+def test_a_type_may_be_chosen_and_a_histogram_keeps_each_value(store: Any) -> None:
+    from ts.metrics.metric_type_enum import MetricTypes
+
+    for value in (1, 2):
+        store.add_time("took", value, metric_type=MetricTypes.HISTOGRAM)
+        store.add_percent("used", value, metric_type=MetricTypes.COUNTER)
+        store.add_size("size", value)
+        store.add_metric("score", value, "points")
+    assert [(each.name, each.value, each.metric_type.value) for each in store.store] == [
+        ("took", 1, "histogram"),
+        ("used", 3, "counter"),
+        ("size", 2, "gauge"),
+        ("score", 3, "counter"),
+        ("took", 2, "histogram"),
+    ]
+
+
+def test_a_definition_outlives_the_batch_and_its_values_do_not(store: Any) -> None:
+    from ts.metrics.metric_type_enum import MetricTypes
+
+    defined = store.add_metric_to_cache("calls", "count", ["Kind"], MetricTypes.COUNTER)
+    defined.add_or_update(2, ["a"])
+    assert recorded(store) == [("calls", 2, "Count", None)]
+    store.begin({0: "id-2"})
+    assert store.store == []
+    assert store.get_metric("calls") is defined
+    defined.add_or_update(3, ["a"], "id-2")
+    assert recorded(store) == [("calls", 3, "Count", "id-2")]
+    store.set_request_ids({0: "id-3"})
+    store.add_counter("calls", 1, 0)
+    assert recorded(store)[1:] == [("calls", 1, "Count", "id-3")]
+
+
+@pytest.mark.parametrize(("value", "labels"), [(-1, ["a"]), (1, []), (1, ["a", "b"])])
+def test_what_does_not_fit_is_logged_and_not_recorded(
+    store: Any, caplog: pytest.LogCaptureFixture, value: float, labels: list[str]
+) -> None:
+    store.add_metric_to_cache("calls", "count", ["Kind"]).add_or_update(value, labels)
+    assert store.store == []
+    assert "calls is not recorded" in caplog.text
+
+
+def test_other_dimensions_stay(store: Any) -> None:
+    from ts.metrics.dimension import Dimension
+
+    defined = store.add_metric_to_cache("calls", "count", ["Kind"])
+    defined.update(1, None, [Dimension("Sort", "x")])
+    defined.add_or_update(1, ["x"])
+    assert [str(label) for label in store.store[0].dimensions] == ["Sort:x"]
+    assert recorded(store) == [("calls", 2, "Count", None)]
+
+
+def test_a_definition_without_a_store_logs(caplog: pytest.LogCaptureFixture) -> None:
+    from ts.metrics.caching_metric import CachingMetric
+
+    with caplog.at_level(logging.INFO):
+        CachingMetric("calls", "count", ["Kind"]).add_or_update(1, ["a"])
+    assert "[METRICS]calls.Count:1|#Kind:a|#hostname:" in caplog.text
+
+
+def test_a_metric_starts_again_and_tells_all(store: Any) -> None:
+    store.add_counter("requests", 3, 0)
+    (metric,) = store.store
+    metric.reset()
+    metric.update(2)
+    told = metric.to_dict()
+    assert (told["MetricName"], told["Value"], told["Unit"], told["RequestId"]) == (
+        "requests",
+        2,
+        "Count",
+        "id-0",
+    )
+
+
+def test_no_such_metric_and_no_such_definition(store: Any) -> None:
+    from ts.metrics.metric_cache_errors import MetricsCacheKeyError, MetricsCacheTypeError
+
+    with pytest.raises(MetricsCacheKeyError, match="named calls"):
+        store.get_metric("calls")
+    for wrong in ((1, "count"), ("calls", None), ("calls", "count", [], "counter")):
+        with pytest.raises(MetricsCacheTypeError, match="must be a"):
+            store.add_metric_to_cache(*wrong)
+
+
+def yaml_store(tmp_path: Path, text: str) -> Any:
+    from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
+
+    path = tmp_path / "metrics.yaml"
+    path.write_text(textwrap.dedent(text))
+    return MetricsCacheYamlImpl(str(path), "m")
+
+
+def test_definitions_come_from_a_file(tmp_path: Path) -> None:
+    from ts.metrics.metric_type_enum import MetricTypes
+
+    store = yaml_store(
+        tmp_path,
+        """
+        dimensions: [&name ModelName]
+        model_metrics:
+          gauge:
+            - {name: RequestBatchSize, unit: count, dimensions: [*name]}
+          counter:
+        """,
+    )
+    store.initialize_cache()
+    store.get_metric("RequestBatchSize", MetricTypes.GAUGE).add_or_update(4, ["m"])
+    assert recorded(store) == [("RequestBatchSize", 4, "Count", None)]
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "match"),
+    [
+        ("a: 1", "Key", "no section model_metrics"),
+        ("- a", "Key", "no section model_metrics"),
+        ("model_metrics:", "Value", "empty"),
+        ("model_metrics: {sum: [{}]}", "Key", "sum is not a metric type: counter, gauge, histogram"),
+        ("model_metrics: {gauge: [{name: a, unit: b}]}", "Key", "has no 'dimensions'"),
+        ("model_metrics: {gauge: [{name: a, unit: b, dimensions: c}]}", "Type", "not a list"),
+        ("model_metrics: {gauge: [{name: 1, unit: b, dimensions: []}]}", "Type", "must be a str"),
+    ],
+)
+def test_a_file_that_defines_nothing_sensible(tmp_path: Path, text: str, error: str, match: str) -> None:
+    from ts.metrics import metric_cache_errors
+
+    store = yaml_store(tmp_path, text)
+    with pytest.raises(getattr(metric_cache_errors, f"MetricsCache{error}Error"), match=match):
+        store.initialize_cache()
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    from ts.metrics.metric_cache_errors import MetricsCacheIOError, MetricsCachePyYamlError
+    from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
+
+    with pytest.raises(MetricsCacheIOError, match="cannot read"):
+        MetricsCacheYamlImpl(str(tmp_path / "gone.yaml"))
+    with pytest.raises(MetricsCachePyYamlError, match="cannot parse"):
+        yaml_store(tmp_path, "a: [")

@@ -7,6 +7,7 @@ import types
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 from wfserve.child.surroundings import COMPAT
 
@@ -68,6 +69,34 @@ def test_a_prediction_exception_says_both(util: Any) -> None:
     assert (error.message, error.error_code, str(error)) == (
         "no cat",
         422,
-        "message : no cat, error_code : 422",
+        "no cat : 422",
     )
     assert util.PredictionException("x").error_code == 500
+
+
+def test_markup_is_found(util: Any) -> None:
+    assert util.CLEANUP_REGEX.sub("", "<p>a</p> &amp;&#12;&#x1f; b & c") == "a  b & c"
+
+
+def test_yaml_files_hold_plain_values(util: Any, tmp_path: Path) -> None:
+    path = tmp_path / "model-config.yaml"
+    path.write_text("handler: {profile: true}")
+    assert util.get_yaml_config(str(path)) == {"handler": {"profile": True}}
+    path.write_text("!!python/object/apply:os.getcwd []")
+    with pytest.raises(yaml.YAMLError):
+        util.get_yaml_config(str(path))
+
+
+def test_a_deprecated_function_warns_and_works(util: Any) -> None:
+    @util.deprecated("1.0", "new")  # type: ignore[untyped-decorator]
+    def old(value: int) -> int:
+        return value + 1
+
+    with pytest.warns(PendingDeprecationWarning, match=r"old is deprecated in 1\.0, use new"):
+        assert old(1) == 2
+
+
+def test_backends_are_those_of_this_torch(util: Any, caplog: pytest.LogCaptureFixture) -> None:
+    assert util.check_valid_pt2_backend("inductor")
+    assert not util.check_valid_pt2_backend("made_up")
+    assert "made_up" in caplog.text

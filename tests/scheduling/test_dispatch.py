@@ -252,6 +252,20 @@ async def test_a_batch_that_raises_is_split_until_the_culprit_stands_alone(autoj
     assert sorted(sizes(bench), reverse=True) == [8, 4, 4, 2, 2, 1, 1]
 
 
+async def test_what_is_run_again_gives_up_on_workers_that_do_not_come_back(autojump_clock, run_bench):
+    async def work(items):
+        raise ReplicaDeath
+
+    async def scenario(bench):
+        bench.pool._restart = math.inf
+        for name in "ab":
+            bench.attempt(name)
+
+    bench = await run_bench(scenario, work, startup_timeout=9.0)
+    assert kinds(bench) == {"a": Failed, "b": Failed}
+    assert sorted(when for when, _ in bench.outcomes.values()) == pytest.approx([10.0, 20.0])
+
+
 async def test_isolate_off_runs_nothing_again(autojump_clock, run_bench):
     async def work(items):
         await trio.lowlevel.checkpoint()
@@ -350,3 +364,42 @@ async def test_a_result_that_comes_with_the_cancellation_is_not_lost(autojump_cl
             await trio.sleep(1)
 
     await run_bench(scenario, slow)
+
+
+async def test_a_deserted_batch_is_stopped_once_however_long_its_death_takes(autojump_clock, run_bench):
+    """A stage that asked again and again would keep the virtual clock from ever moving on."""
+    stops = []
+
+    async def unwilling(items):
+        with trio.CancelScope(shield=True):
+            await trio.sleep(5)
+        return echo(items)
+
+    async def scenario(bench):
+        stop = bench.pool.stop
+        bench.pool.stop = lambda batch: (stops.append(trio.current_time() - bench.opened), stop(batch))
+        with trio.move_on_after(0.5):
+            given = item(bench.transport)
+            try:
+                await bench.stage.attempt(given)
+            finally:
+                release(given)
+        await trio.sleep(10)
+
+    await run_bench(scenario, unwilling, timeout=1.0)
+    assert stops == [pytest.approx(1.0)]
+
+
+async def test_one_that_waits_long_grows_the_pool_though_nothing_else_happens(autojump_clock, run_bench):
+    async def scenario(bench):
+        bench.attempt("runs")
+        await trio.testing.wait_all_tasks_blocked()
+        bench.attempt("waits")
+
+    async def long(items):
+        await trio.sleep(8)
+        return echo(items)
+
+    bench = await run_bench(scenario, long, timeout=10.0, max_workers=3)
+    assert bench.pool.statistics().wanted == 2
+    assert bench.outcomes["waits"][0] == pytest.approx(8, abs=0.1)

@@ -1,7 +1,5 @@
 """Every row of the tables in `policy`, and the properties of what is computed."""
 
-import math
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +12,7 @@ from wfserve.scheduling.policy import (
     after_timeout,
     calls_per_hop,
     replicas_wanted,
+    rerun_deadline,
     running_deadline,
     split,
 )
@@ -50,15 +49,20 @@ def test_after_timeout(started, expected):
 
 
 def test_an_attempt_that_hardly_waited_ends_with_its_batch():
-    assert running_deadline(deadline=1.0, started=0.05, timeout=1.0) == 1.05
+    assert running_deadline(deadline=1.0, started=0.05, timeout=1.0, rerun=False) == 1.05
 
 
 def test_an_attempt_that_waited_keeps_its_deadline():
-    assert running_deadline(deadline=1.0, started=0.5, timeout=1.0) == 1.0
+    assert running_deadline(deadline=1.0, started=0.5, timeout=1.0, rerun=False) == 1.0
 
 
 def test_an_uncharged_run_starts_afresh():
-    assert running_deadline(deadline=math.inf, started=7.0, timeout=1.0) == 8.0
+    assert running_deadline(deadline=99.0, started=7.0, timeout=1.0, rerun=True) == 8.0
+
+
+def test_what_is_run_again_does_not_wait_for_ever():
+    assert rerun_deadline(now=5.0, ahead=0, timeout=1.0, startup=9.0) == 15.0
+    assert rerun_deadline(now=5.0, ahead=2, timeout=1.0, startup=9.0) == 35.0
 
 
 @pytest.mark.parametrize(

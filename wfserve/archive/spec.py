@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 LONGEST_NAME = 200  # bytes; a node's name becomes part of a directory's
 LARGEST = 2**31 - 1  # TorchServe's integers have 32 bits
+MOST_WORKERS = 1024  # of one model; a slip of the finger must not start a million processes
 SECTIONS = frozenset({"models", "dag", "functions"})
 Path = tuple[str, ...]  # names from the root of the document down: ("models", "m1", "batch-size")
 
@@ -118,13 +119,13 @@ def _for_function(settings: NodeSettings) -> NodeSettings:
     return dataclasses.replace(settings, min_workers=1, max_workers=1, batch_size=1, max_batch_delay_ms=0)
 
 
-def _integer(lowest: int) -> Callable[[yaml.Node], int]:
+def _integer(lowest: int, largest: int = LARGEST) -> Callable[[yaml.Node], int]:
     def read(node: yaml.Node) -> int:
         if node.tag != plain.INT or not isinstance(node, yaml.ScalarNode):
             raise ValueError("must be an integer")
         value = _int_or_none(node)
-        if value is None or not lowest <= value <= LARGEST:
-            raise ValueError(f"must be an integer from {lowest} to {LARGEST}")
+        if value is None or not lowest <= value <= largest:
+            raise ValueError(f"must be an integer from {lowest} to {largest}")
         return value
 
     return read
@@ -153,8 +154,8 @@ def _data_format(node: yaml.Node) -> str:
 _Given = dict[str, Any]  # the fields of NodeSettings that a map of the file sets
 
 SETTINGS: Mapping[str, tuple[str, Callable[[yaml.Node], Any]]] = {
-    "min-workers": ("min_workers", _integer(0)),
-    "max-workers": ("max_workers", _integer(1)),
+    "min-workers": ("min_workers", _integer(0, MOST_WORKERS)),
+    "max-workers": ("max_workers", _integer(1, MOST_WORKERS)),
     "batch-size": ("batch_size", _integer(1)),
     "max-batch-delay": ("max_batch_delay_ms", _integer(0)),
     "retry-attempts": ("retry_attempts", _integer(0)),

@@ -71,8 +71,7 @@ class NodeContext:
     def __init__(self, spec: WorkerSpec) -> None:
         module = importlib.import_module("ts.context")
         self._processor = module.RequestProcessor
-        self._metrics_store = importlib.import_module("ts.metrics.metrics_store").MetricsStore
-        self._model_name = spec.name
+        self._metrics = importlib.import_module("ts.metrics.metrics_store").MetricsStore({}, spec.name)
         self.context = module.Context(
             spec.name,
             spec.model_dir,
@@ -80,7 +79,7 @@ class NodeContext:
             spec.batch_size,
             spec.gpu_id,
             limit_max_image_pixels=spec.limit_max_image_pixels,
-            metrics=self._metrics_store({}, spec.name),
+            metrics=self._metrics,
             model_yaml_config=spec.model_config,
         )
 
@@ -89,7 +88,8 @@ class NodeContext:
         context = self.context
         context.request_ids = {index: job.request_id for index, job in enumerate(jobs)}
         context.request_processor = [self._processor(job.headers) for job in jobs]
-        context.metrics = self._metrics_store(context.request_ids, self._model_name)
+        self._metrics.begin(context.request_ids)
+        context.metrics = self._metrics
 
     def response(self, index: int) -> bytes:
         """Return what the handler set for the response `index`: JSON, empty if it set nothing."""

@@ -35,6 +35,8 @@ def check_file(path: Path) -> list[Diagnostic]:
     try:
         if not path.exists():
             return [Diagnostic(str(path), 1, 1, "no such file")]
+        if not (path.is_file() or path.is_dir()):  # a device may have no end
+            return [Diagnostic(str(path), 1, 1, "neither a file nor a directory")]
         if container_of(path) is None:
             return check_spec(decode_spec(path.read_bytes(), str(path)), str(path), None)
         return _check_archive(path)

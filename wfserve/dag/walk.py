@@ -47,6 +47,11 @@ class Request(NamedTuple):
     headers: Payload  # JSON list of [name, value]
     body: Payload
 
+    def release(self) -> None:
+        """Give both payloads up."""
+        self.headers.release()
+        self.body.release()
+
 
 class Answer(NamedTuple):
     """The leaves' outputs in order of completion; the caller releases the payloads."""
@@ -161,8 +166,7 @@ class _Errand:
         return Answer({leaf: self._outputs.pop(leaf) for leaf in self._leaves})
 
     def release(self) -> None:
-        self._request.headers.release()
-        self._request.body.release()
+        self._request.release()
         for done in self._outputs.values():
             done.payload.release()
         self._outputs.clear()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ _ALWAYS: Headers = [
     (b"cache-control", b"no-cache; no-store, must-revalidate, private"),
     (b"expires", b"Thu, 01 Jan 1970 00:00:00 UTC"),
 ]
+_PRINTABLE = re.compile(rb"[ -~]+")
 _CLOSE = (b"connection", b"close")
 
 
@@ -37,7 +39,7 @@ def pretty(value: Any) -> bytes:
 def request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Return the client's own `x-request-id` if it can stand in a header, else a new UUID."""
     for name, value in headers:
-        if name == b"x-request-id" and 0 < len(value) <= MAX_REQUEST_ID and value.isascii():
+        if name == b"x-request-id" and len(value) <= MAX_REQUEST_ID and _PRINTABLE.fullmatch(value):
             return value
     return str(uuid.uuid4()).encode()
 

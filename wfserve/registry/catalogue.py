@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from wfserve.archive.fetch import Fetcher, FetchPolicy
-from wfserve.errors import ConflictError, WfserveError, WorkflowNotFoundError
+from wfserve.errors import ConfigError, ConflictError, WfserveError, WorkflowNotFoundError
 from wfserve.registry.prepare import prepare
 from wfserve.registry.workflow import Workflow
 from wfserve.state.lock import exclusive
@@ -103,7 +103,8 @@ class Registry:
                 workflow = Workflow(blueprint, self._transport, self._server)
                 await self._nursery.start(self._keep, workflow, directory)
         except BaseException:
-            await _remove(directory)
+            with trio.CancelScope(shield=True):
+                await _remove(directory)
             raise
         log.info("registered %s in %.2f s", workflow.name, trio.current_time() - started)
         return workflow
@@ -123,16 +124,19 @@ class Registry:
 
     async def _keep(self, workflow: Workflow, directory: Path, *, task_status: trio.TaskStatus[None]) -> None:
         """Own one workflow: run it, and leave no trace of it."""
+        served = False
 
         def serve() -> None:
+            nonlocal served
+            served = True
             self._workflows[workflow.name] = workflow
             task_status.started()
 
         try:
             await workflow.run(self.config.unregister_timeout, serve)
         except Exception:
-            if self._workflows.get(workflow.name) is not workflow:
-                raise  # it never started: whoever registers it is told
+            if not served:
+                raise  # whoever registers it is told
             log.exception("workflow %s failed and is not served any more", workflow.name)
         finally:
             self._forget(workflow)
@@ -154,6 +158,8 @@ class Registry:
 
     def load(self, urls: tuple[str, ...]) -> None:
         """Register workflows in the background; `name=archive` gives one another name."""
+        if urls and not self._loading:
+            self._all_loaded = trio.Event()
         for url in urls:
             self._loading += 1
             self._nursery.start_soon(self._load, url)
@@ -163,9 +169,12 @@ class Registry:
         named = given and not set(name) & set("/:?")  # else the = belongs to a URL
         try:
             await (self.register(archive, name) if named else self.register(url))
-        except WfserveError as error:
-            log.error("cannot load workflow %s: %s", url, error.message)
+        except Exception as error:  # one workflow that cannot be loaded keeps no other from being served
             self.failed_to_load.append(url)
+            if isinstance(error, WfserveError):
+                log.error("cannot load workflow %s: %s", url, error.message)
+            else:
+                log.exception("cannot load workflow %s", url)
         finally:
             self._loading -= 1
             if not self._loading:
@@ -174,7 +183,6 @@ class Registry:
     async def loaded(self) -> None:
         """Return when everything that `load` was told to register is registered, or has failed."""
         while self._loading:
-            self._all_loaded = trio.Event()
             await self._all_loaded.wait()
 
     def healthy(self) -> bool:
@@ -194,20 +202,34 @@ async def _remove(directory: Path) -> None:
     await trio.to_thread.run_sync(lambda: shutil.rmtree(directory, ignore_errors=True))
 
 
+def _transport(arena_size: int) -> ShmTransport:
+    try:
+        return ShmTransport(arena_size)
+    except OSError as error:  # its address space is limited (ulimit -v), or there is no memfd
+        raise ConfigError(f"cannot reserve shared memory for payloads: {error}") from None
+
+
+async def _warm_up() -> None:
+    try:
+        await trio.to_thread.run_sync(warm_up)
+    except OSError as error:  # the first worker will try again, and whoever wants it is told
+        log.warning("cannot start the fork server: %s", error)
+
+
 @asynccontextmanager
 async def open_registry(config: Config) -> AsyncIterator[Registry]:
     """Open an empty registry; leaving the block ends every workflow and removes what was unpacked.
 
-    Raises `ConfigError` if another server uses the state directory.
+    Raises `ConfigError` if another server uses the state directory, or payload memory cannot be reserved.
     """
-    with exclusive(config.state_dir), ShmTransport(config.arena_size) as transport:
+    with exclusive(config.state_dir), _transport(config.arena_size) as transport:
         await _remove(config.state_dir / "work")  # of a server that was killed
         server = os.pidfd_open(os.getpid())
         try:
             async with trio.open_nursery() as nursery:
                 registry = Registry(config, transport, server, nursery)
                 nursery.start_soon(registry.keep_trim)
-                nursery.start_soon(trio.to_thread.run_sync, warm_up)
+                nursery.start_soon(_warm_up)
                 yield registry
                 nursery.cancel_scope.cancel()
         finally:

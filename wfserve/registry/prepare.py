@@ -170,7 +170,7 @@ def _settings_of(archive: WorkflowArchive, node: str, model: ModelArchive | None
     settings = archive.spec.settings_of(node)
     config = model.config if model is not None else {}
     low, high = config.get("minWorkers"), config.get("maxWorkers")
-    if isinstance(low, int) and isinstance(high, int) and 0 < low <= high:
+    if type(low) is type(high) is int and 0 < low <= high:  # true is no count
         return replace(settings, min_workers=low, max_workers=high)
     return settings
 
@@ -184,6 +184,7 @@ def _stage(worker: WorkerSpec, settings: NodeSettings, config: Config) -> StageS
         retry_attempts=settings.retry_attempts,
         min_workers=settings.min_workers,
         max_workers=settings.max_workers,
+        startup_timeout=config.startup_timeout,
         queue_size=config.job_queue_size,
         isolate=settings.isolate,
     )

@@ -6,6 +6,7 @@ closes, and cancels those that take too long.
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -61,13 +62,20 @@ class Workflow:
                 for node in self.blueprint.graph.nodes:
                     loading.start_soon(self._load, node, nursery, failures)
             if not failures:
-                for stage in self.route.stages.values():
-                    nursery.start_soon(stage.serve, name=f"{stage.settings.name} dispatcher")
-                loaded()
-                await self._closing.wait()
-                await self._drain(drain)
+                await self._serve(nursery, drain, loaded)
             nursery.cancel_scope.cancel()
         raise_failures(self.name, failures)
+
+    async def _serve(self, nursery: trio.Nursery, drain: float, loaded: Callable[[], None]) -> None:
+        for stage in self.route.stages.values():
+            nursery.start_soon(stage.serve, name=f"{stage.settings.name} dispatcher")
+        loaded()
+        try:
+            await self._closing.wait()
+            await self._drained(drain)
+        finally:  # however it ends: without its dispatchers a request would wait for ever
+            self.close()
+            await self._cancel_requests()
 
     async def _load(self, node: str, nursery: trio.Nursery, failures: list[str]) -> None:
         plan = self.blueprint.nodes[node]
@@ -76,17 +84,17 @@ class Workflow:
         except WfserveError:  # the pool has logged why
             failures.append(f"Failed to start workers for model {plan.worker.name} version: {plan.version}")
 
-    async def _drain(self, seconds: float) -> None:
+    async def _drained(self, seconds: float) -> None:
         with trio.move_on_after(seconds):
             while self._requests:
                 self._idle = trio.Event()
                 await self._idle.wait()
+
+    async def _cancel_requests(self) -> None:
         for scope in self._requests:
             scope.cancel()
         with trio.CancelScope(shield=True):  # each of them ends at its next checkpoint, it waits for nothing
-            while self._requests:
-                self._idle = trio.Event()
-                await self._idle.wait()
+            await self._drained(math.inf)
 
     def close(self) -> None:
         """Take no more requests, and end `run` when those under way have been answered."""
@@ -100,9 +108,15 @@ class Workflow:
     async def predict(
         self, request: Request, gone: Callable[[], Awaitable[object]] | None = None
     ) -> Answer | None:
-        """Walk `request`; None if `gone` returned first. Raises as `walk` does, and 503 while closing."""
-        with self._counted():
-            return await walk(self.route, request, gone)
+        """Walk `request`; None if `gone` returned first. Raises as `walk` does, and 503 while closing.
+
+        Takes the request's payloads over, whatever becomes of it.
+        """
+        if self.closing:  # its body may have been read while the workflow was unregistered
+            request.release()
+        else:
+            with self._counted():
+                return await walk(self.route, request, gone)
         raise ServiceUnavailableError(f"Workflow {self.name} is being unregistered.")
 
     @contextmanager

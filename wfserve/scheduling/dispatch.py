@@ -39,6 +39,7 @@ class StageSettings:
     retry_attempts: int = 1
     min_workers: int = 1
     max_workers: int = 1
+    startup_timeout: float = 120.0  # of a worker
     queue_size: int = 100
     isolate: bool = True
     one_by_one: bool = False  # the handler takes one item a call: a batch is only a way to travel
@@ -66,6 +67,7 @@ class Stage:
         self.settings = settings
         self.queue = StageQueue(settings.queue_size)
         self._running: dict[Batch, list[Ticket | None]] = {}  # None: that item was abandoned
+        self._stopped: set[Batch] = set()  # by `serve`, and not yet reported lost
         self._counts = StageStatistics()
         self._bell = trio.Event()
         self._wanted = settings.min_workers
@@ -149,14 +151,14 @@ class Stage:
     async def serve(self) -> None:
         """Dispatch for ever. One task, so that attempts made in one scheduler tick leave in one batch."""
         while True:
-            with trio.move_on_at(self._next_overrun()):
+            with trio.move_on_at(min(self._next_overrun(), self._next_growth())):
                 await self._bell.wait()
             self._bell = trio.Event()
             self._stop_overrun()
             self._dispatch()
 
     def _deserted(self) -> list[Batch]:
-        return [batch for batch, tickets in self._running.items() if not any(tickets)]
+        return [b for b, tickets in self._running.items() if not any(tickets) and b not in self._stopped]
 
     def _next_overrun(self) -> float:
         return min((b.started + self.settings.timeout for b in self._deserted()), default=math.inf)
@@ -165,7 +167,15 @@ class Stage:
         now = trio.current_time()
         for batch in self._deserted():
             if now >= batch.started + self.settings.timeout:
+                self._stopped.add(batch)
                 self.pool.stop(batch)
+
+    def _next_growth(self) -> float:
+        """Return when the ticket served next will have waited long enough for one more replica."""
+        if self._wanted >= self.settings.max_workers:
+            return math.inf
+        when = self.queue.oldest + 1.1 * policy.GROW_AFTER  # surely after it, as floats go
+        return when if when > trio.current_time() else math.inf
 
     def _dispatch(self) -> None:
         while self.pool.idle and (tickets := self.queue.take(self._largest_batch())):
@@ -196,7 +206,10 @@ class Stage:
             ticket.batch = batch
             timer = ticket.timer
             if timer is not None and not timer.cancel_called:
-                timer.deadline = policy.running_deadline(timer.deadline, batch.started, self.settings.timeout)
+                timer.deadline = policy.running_deadline(
+                    timer.deadline, batch.started, self.settings.timeout, rerun=ticket.rerun
+                )
+            ticket.rerun = False
 
     def _grow(self) -> None:
         waiting = len(self.queue)
@@ -218,7 +231,7 @@ class Stage:
 
     def batch_done(self, batch: Batch, outcomes: Sequence[Outcome]) -> None:
         """Settle every item that somebody waits for; run again what the policy splits."""
-        tickets = self._running.pop(batch)
+        tickets = self._ended(batch)
         if self.settings.one_by_one:
             self._learn(batch)
         errors = [o for o in outcomes if isinstance(o, Failed)]
@@ -230,6 +243,10 @@ class Stage:
             for ticket, result in zip(tickets, outcomes, strict=True):
                 self._deliver(ticket, result)
         self._dispatch()
+
+    def _ended(self, batch: Batch) -> list[Ticket | None]:
+        self._stopped.discard(batch)
+        return self._running.pop(batch)
 
     def _verdict(self, errors: list[Failed], size: int) -> policy.Failure:
         splittable = all(error.splittable for error in errors)
@@ -244,7 +261,7 @@ class Stage:
 
     def batch_lost(self, batch: Batch, reason: str) -> None:
         """Run the items again one by one, or fail the one there is."""
-        tickets = self._running.pop(batch)
+        tickets = self._ended(batch)
         if policy.after_loss(len(tickets), isolate=self.settings.isolate) is policy.Failure.ALONE:
             for ticket in tickets:
                 self._run_again([ticket])
@@ -259,10 +276,15 @@ class Stage:
 
     def _run_again(self, part: list[Ticket | None]) -> None:
         live = [ticket for ticket in part if ticket is not None]
+        settings = self.settings
+        until = policy.rerun_deadline(
+            trio.current_time(), self.queue.parts, settings.timeout, settings.startup_timeout
+        )
         for ticket in live:
             ticket.batch = None
+            ticket.rerun = True
             if ticket.timer is not None:
-                ticket.timer.deadline = math.inf  # starts afresh when it is dispatched
+                ticket.timer.deadline = until
         self._counts.reruns += len(live)
         self.queue.put_back(live)
 

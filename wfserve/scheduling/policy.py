@@ -17,7 +17,6 @@ and to one attempt whose `timeout-ms` has passed:
 from __future__ import annotations
 
 import enum
-import math
 
 TIMER_SLACK = 0.1  # of timeout-ms: a queue wait this short does not count as waiting
 HOP_SECONDS = 0.002  # of work that one hop to a worker may carry, where calls are made one by one
@@ -58,16 +57,23 @@ def after_timeout(started: float | None, now: float, timeout: float) -> Expiry:
     return Expiry.STOP if now >= started + timeout else Expiry.ABANDON
 
 
-def running_deadline(deadline: float, started: float, timeout: float) -> float:
+def running_deadline(deadline: float, started: float, timeout: float, *, rerun: bool) -> float:
     """Return when an attempt with `deadline` times out, now that its batch has `started`.
 
     An attempt that hardly waited ends with its batch, so that all the attempts of a batch that hangs
-    end at one moment, by one decision. One that has no deadline (it is run again, uncharged) gets one now.
+    end at one moment, by one decision. The timer of one that is run again, uncharged, starts afresh.
     """
     end = started + timeout
-    if math.isinf(deadline) or end - deadline <= TIMER_SLACK * timeout:
-        return end
-    return deadline
+    return end if rerun or end - deadline <= TIMER_SLACK * timeout else deadline
+
+
+def rerun_deadline(now: float, ahead: int, timeout: float, startup: float) -> float:
+    """Return until when an attempt may wait to be run again, behind `ahead` parts.
+
+    Each of those may hang for `timeout`, and a worker may have to load first; what waits longer than that
+    waits for workers that do not come.
+    """
+    return now + (ahead + 1) * (timeout + startup)
 
 
 def calls_per_hop(seconds: float | None) -> int:

@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 class Ticket:
     """One attempt of one item at one stage."""
 
-    __slots__ = ("arrived", "batch", "item", "outcome", "task", "timer")
+    __slots__ = ("arrived", "batch", "item", "outcome", "rerun", "task", "timer")
 
     def __init__(self, item: Item, arrived: float) -> None:
         self.item = item
         self.arrived = arrived
         self.timer: trio.CancelScope | None = None
         self.batch: Batch | None = None  # set while it runs
+        self.rerun = False  # it waits to be run again, uncharged, with a timer that starts afresh then
         self.outcome: Outcome | None = None
         self.task: trio.lowlevel.Task | None = None  # set while it is waited for
 
@@ -41,6 +42,11 @@ class StageQueue:
 
     def __len__(self) -> int:
         return len(self._new) + len(self._part_of)
+
+    @property
+    def parts(self) -> int:
+        """Return how many parts wait to be run again."""
+        return len(self._parts)
 
     @property
     def full(self) -> bool:

@@ -27,7 +27,10 @@ def exclusive(state_dir: Path) -> Iterator[None]:
     except OSError as error:
         raise ConfigError(f"cannot use the state directory {state_dir}: {error.strerror}") from None
     try:
-        _lock(file, path)
+        try:
+            _lock(file, path)
+        except OSError as error:  # of a file system without locks, or without space
+            raise ConfigError(f"cannot lock {path}: {error.strerror}") from None
         yield
     finally:
         os.close(file)

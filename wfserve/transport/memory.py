@@ -137,7 +137,7 @@ class MemoryArena:
         """Return a slot of at least `nbytes`; raises `ServiceUnavailableError` beyond the limit."""
         size = max(-(-nbytes // ALIGNMENT), 1) * ALIGNMENT
         if self._closed or self._loaned + size > self._limit:
-            raise ServiceUnavailableError(f"There is no shared memory for {nbytes} more bytes")
+            raise ServiceUnavailableError(f"There is no shared memory for {nbytes} more bytes", retry_after=1)
         slot = self._slots[self._end] = _Slot(self, self._end, size)
         self._end += size
         self._loaned += size

@@ -40,7 +40,7 @@ class ShmArena:
         """Return a slot of at least `nbytes`; raises `ServiceUnavailableError` beyond the limit."""
         loan = self._native.loan(nbytes)
         if loan is None:
-            raise ServiceUnavailableError(f"There is no shared memory for {nbytes} more bytes")
+            raise ServiceUnavailableError(f"There is no shared memory for {nbytes} more bytes", retry_after=1)
         return loan
 
     def trim(self) -> None:

@@ -8,7 +8,12 @@ tests on a virtual clock; `tests/workers/test_conformance.py` holds for both.
 A pool is told what to do by plain calls that never block, and answers through its `Listener`:
 
     submit(items) ──▶ Batch ──┬─▶ batch_done(batch, outcomes)   the replica answered, an outcome an item
-                              └─▶ batch_lost(batch, why)        the replica died or was stopped
+                              └─▶ batch_lost(batch, why)        it died, was stopped, or the pool closed
+
+Every batch gets one of the two, once, before the pool has closed, and never within `submit` or `stop`. From
+`submit` on the pool holds shares of all payloads of the batch, until it has reported: whoever submitted may
+release its own at any moment. A replica that dies is replaced until the pool closes; a closing pool is idle
+in none of its replicas.
 """
 
 from __future__ import annotations
@@ -64,10 +69,13 @@ class Listener(Protocol):
     """What a pool tells its stage. Called from the pool's tasks; must not block or raise."""
 
     def batch_done(self, batch: Batch, outcomes: Sequence[Outcome]) -> None:
-        """Report that `batch` ended, an outcome for every item, in order. Its replica is idle again."""
+        """Report that `batch` ended, an outcome for every item, in order; the listener owns what they hold.
+
+        Its replica is idle again, unless it has been stopped meanwhile.
+        """
 
     def batch_lost(self, batch: Batch, reason: str) -> None:
-        """Report that the replica of `batch` died or was stopped; nothing of the batch survives."""
+        """Report that the replica of `batch` is dead: nothing of the batch runs any more."""
 
     def replica_ready(self) -> None:
         """Report that a replica became idle other than by finishing a batch: it has just been loaded."""
@@ -91,8 +99,8 @@ class PoolStatistics:
     idle: int
     running: int
     wanted: int
-    deaths: int
-    batches: int
+    deaths: int  # of replicas; closing the pool does not count
+    batches: int  # that were answered
     batches_lost: int
 
 
@@ -110,10 +118,16 @@ class Pool(Protocol):
         """
 
     def stop(self, batch: Batch) -> None:
-        """Kill the replica that runs `batch`; `batch_lost` follows. Does nothing once it has ended."""
+        """Kill the replica that runs `batch`; `batch_lost` follows once it is dead.
+
+        Unless it has answered already: then `batch_done` does. Does nothing once the batch has been reported.
+        """
 
     def scale(self, wanted: int) -> None:
-        """Start replicas until there are `wanted`; more than that many are left running."""
+        """Start replicas until there are `wanted`; more than that many are left running.
+
+        `replica_ready` follows for each that has loaded. Does nothing in a closing pool.
+        """
 
     def statistics(self) -> PoolStatistics:
         """Return counts and replicas."""

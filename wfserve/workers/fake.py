@@ -36,16 +36,21 @@ class FakePool:
         self._wanted = replicas
         self._numbers = itertools.count()
         self.idle = replicas
-        self.deaths = 0
+        self.deaths = self._answered = self._lost = 0
         self.batches: list[Batch] = []
         self._nursery: trio.Nursery | None = None
+        self._closing = False
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[FakePool]:
         """Run replicas until the block is left, which cancels them."""
         async with trio.open_nursery() as self._nursery:
-            yield self
-            self._nursery.cancel_scope.cancel()
+            try:
+                yield self
+            finally:
+                self.idle = 0
+                self._closing = True
+                self._nursery.cancel_scope.cancel()
 
     def submit(self, items: Sequence[Item]) -> Batch:
         """Run `items` on an idle replica."""
@@ -71,18 +76,28 @@ class FakePool:
             del self._scopes[batch]
             for item in held:
                 _let_go(item)
+            self._report(batch, outcomes)
+        if outcomes is None:
+            await self._replace()
+
+    def _report(self, batch: Batch, outcomes: Sequence[Outcome] | None) -> None:
         if outcomes is not None:
-            self.idle += 1
+            self._answered += 1
+            self._add_idle()
             self._listener.batch_done(batch, outcomes)
         else:
-            await self._replace(batch)
+            self._lost += 1
+            self._listener.batch_lost(batch, "Worker died.")
 
-    async def _replace(self, batch: Batch) -> None:
+    async def _replace(self) -> None:
         self.deaths += 1
-        self._listener.batch_lost(batch, "Worker died.")
         await trio.sleep(self._restart)
-        self.idle += 1
+        self._add_idle()
         self._listener.replica_ready()
+
+    def _add_idle(self) -> None:
+        if not self._closing:
+            self.idle += 1
 
     def stop(self, batch: Batch) -> None:
         """Kill the replica of `batch`."""
@@ -91,18 +106,16 @@ class FakePool:
 
     def scale(self, wanted: int) -> None:
         """Add replicas at once."""
-        added = max(0, wanted - self._wanted)
-        self._wanted += added
-        self.idle += added
-        if added:
+        for _ in range(self._wanted, 0 if self._closing else wanted):
+            self._wanted += 1
+            self._add_idle()
             self._listener.replica_ready()
 
     def statistics(self) -> PoolStatistics:
         """Count what the fake did."""
         replicas = [ReplicaStatus(str(i), 0, "READY", 0.0) for i in range(self._wanted)]
-        lost = self.deaths
         return PoolStatistics(
-            replicas, self.idle, len(self._scopes), self._wanted, self.deaths, len(self.batches), lost
+            replicas, self.idle, len(self._scopes), self._wanted, self.deaths, self._answered, self._lost
         )
 
 

@@ -41,6 +41,11 @@ SMALLEST_EXTENT = 4096
 REPLY_BYTES = 256  # of one item in the reply, with some padding between results
 
 
+def smallest_extent(items: int) -> int:
+    """Return the bytes that hold the reply of `items`, and little else: the child asks for more."""
+    return max(SMALLEST_EXTENT, REPLY_BYTES * items)
+
+
 class ResultSizes:
     """Learns how much room the results of one item take, so that an extent seldom has to grow."""
 
@@ -49,7 +54,7 @@ class ResultSizes:
 
     def extent_for(self, items: int) -> int:
         """Return the bytes to lend for a batch of `items`: a quarter more than was seen, and the reply."""
-        return max(SMALLEST_EXTENT, int(self._bytes_per_item * items * 1.25) + REPLY_BYTES * items)
+        return max(smallest_extent(items), int(self._bytes_per_item * items * 1.25) + REPLY_BYTES * items)
 
     def learn(self, items: int, nbytes: int) -> None:
         """Follow a larger batch at once and smaller ones slowly (exponential decay of 2 % a batch)."""
@@ -66,7 +71,9 @@ class Lease:
         self._count = len(items)
         self.kept: list[Payload] = []  # inputs that the child still looks at after its answer
         self._sizes = sizes
-        self._extents: list[Loan] = []
+        self._written = 0  # bytes of results in the extents
+        self._extents: list[Loan] = []  # where results may lie
+        self._slot: Loan | None = None  # where the call lies
         self._inputs: list[Payload] = []
         self._headers: list[Payload] = []
         try:
@@ -76,16 +83,21 @@ class Lease:
             raise
 
     def _encode(self, items: Sequence[Item]) -> Message:
-        extent = self._lend(self._sizes.extent_for(len(items)))
+        extent = self._lend_for_results(len(items))
         call = Call(tuple(self._call_item(item) for item in items), extent)
-        slot = self._arena.loan(call_size(call))
-        self._extents.append(slot)
+        self._slot = slot = self._arena.loan(call_size(call))
         length = encode_call(call, slot.buffer)
         return Message(MessageKind.CALL, self.number, slot.descriptor._replace(length=length))
 
     def _call_item(self, item: Item) -> CallItem:
         inputs = tuple((parent, _hold(payload, self._inputs)) for parent, payload in item.inputs)
         return CallItem(item.request_id, _hold(item.headers, self._headers), inputs)
+
+    def _lend_for_results(self, items: int) -> Descriptor:
+        try:
+            return self._lend(self._sizes.extent_for(items))
+        except ServiceUnavailableError:  # what was learned must not refuse a batch that may need less
+            return self._lend(smallest_extent(items))
 
     def _lend(self, nbytes: int) -> Descriptor:
         loan = self._arena.loan(nbytes)
@@ -107,9 +119,10 @@ class Lease:
         results, kept = decode_reply(extent.buffer[start : start + reply.length])
         if len(results) != self._count or any(position >= len(self._inputs) for position in kept):
             raise FrameError(f"{len(results)} results for {self._count} items, {len(kept)} inputs kept")
+        outcomes = [self._publish(r) if isinstance(r, Value) else _failed(r) for r in results]
         self.kept = [self._inputs[position].share() for position in sorted(set(kept))]
-        self._sizes.learn(self._count, sum(r.ref.descriptor.length for r in results if isinstance(r, Value)))
-        return [self._publish(r) if isinstance(r, Value) else _failed(r) for r in results]
+        self._sizes.learn(self._count, self._written)  # only now: lengths have been checked
+        return outcomes
 
     def _publish(self, value: Value) -> Done:
         where = value.ref.descriptor
@@ -118,6 +131,7 @@ class Lease:
                 start = where.offset - given.descriptor.offset
                 return Done(given.part(value.ref.header, start, where.length), value.response)
         extent, start = self._find(where)
+        self._written += where.length
         return Done(extent.publish(value.ref.header, start, where.length), value.response)
 
     def _find(self, part: Descriptor) -> tuple[Loan, int]:
@@ -130,8 +144,9 @@ class Lease:
         """Give everything back; what was published lives on. Idempotent."""
         for payload in (*self._inputs, *self._headers):
             payload.release()
-        for extent in self._extents:
-            extent.release()
+        for loan in (*self._extents, self._slot):
+            if loan is not None:
+                loan.release()
         self._inputs.clear()
         self._headers.clear()
         self._extents.clear()

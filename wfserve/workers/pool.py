@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import itertools
 import logging
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
 
-from wfserve.errors import FrameError, WfserveError
+from wfserve.errors import FrameError, ServiceUnavailableError, WfserveError
 from wfserve.transport.base import MessageKind
 from wfserve.workers.base import Batch, PoolStatistics, ReplicaStatus
 from wfserve.workers.lease import Lease, ResultSizes
 from wfserve.workers.process import start_worker
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from wfserve.child.spec import WorkerSpec
     from wfserve.transport.base import Descriptor, Message, Payload, Transport
@@ -87,6 +88,7 @@ class _Replica:
         self.ready = False
         self.failure = ""  # why it did not load
         self.end = ""  # why its batch is lost, once it is dying
+        self.heard = True  # False once nothing that the worker still says is believed
 
     def status(self) -> ReplicaStatus:
         pid, started = (self.worker.pid, self.worker.started) if self.worker else (0, 0.0)
@@ -109,6 +111,7 @@ class ProcessPool:
         self._idle: list[_Replica] = []  # the last to finish is the first to start again: its caches are warm
         self._batch_numbers = itertools.count(1)
         self._nursery: trio.Nursery | None = None
+        self._closing = False
         self._failure: WfserveError | None = None
         self._deaths = self._batches = self._lost = 0
 
@@ -122,15 +125,15 @@ class ProcessPool:
 
         Raises `LoadError` if one of those does not load.
         """
-        try:
-            async with trio.open_nursery() as self._nursery:
+        async with trio.open_nursery() as self._nursery:
+            try:
                 first = [self._add(must_load=True) for _ in range(self._settings.min_workers)]
                 for replica in first:
                     await replica.loaded.wait()
                 task_status.started()
                 await trio.sleep_forever()
-        finally:
-            self._nursery = None
+            finally:  # its workers end now, and none is added
+                self._closing = True
         if self._failure is not None:
             raise self._failure
 
@@ -171,17 +174,29 @@ class ProcessPool:
         try:
             async with start_worker(self.spec, self._transport, self._server) as worker:
                 replica.worker = worker
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._until_dead, worker, nursery.cancel_scope)
-                    await self._load(replica, worker)
-                    await self._serve(replica, worker)
-                replica.end = replica.end or "Worker died."
-                self._handle_all(replica, worker, worker.link.drain())  # what it said before
-        except (OSError, EOFError) as error:
+                try:
+                    await self._attend(replica, worker)
+                finally:  # it may take seconds to end, and takes no batch meanwhile
+                    self._retire(replica)
+        except (OSError, EOFError, ServiceUnavailableError) as error:
             replica.failure = f"a worker could not be started: {error}"
         finally:
             self._bury(replica)
         return "" if replica.ready else replica.failure or "the worker died while it loaded"
+
+    async def _attend(self, replica: _Replica, worker: Worker) -> None:
+        """Hear the worker until it is dead, its last words included."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._until_dead, worker, nursery.cancel_scope)
+            with self._distrusting(replica, worker):
+                await self._load(replica, worker)
+                while replica.ready:
+                    self._handle_all(replica, worker, await worker.link.receive())
+            nursery.cancel_scope.cancel()  # it has been killed, or is told to stop
+        replica.end = replica.end or "Worker died."
+        if replica.heard:
+            with self._distrusting(replica, worker):
+                self._handle_all(replica, worker, worker.link.drain())
 
     async def _until_dead(self, worker: Worker, scope: trio.CancelScope) -> None:
         await worker.dead()
@@ -190,23 +205,36 @@ class ProcessPool:
     async def _load(self, replica: _Replica, worker: Worker) -> None:
         timeout = self._settings.startup_timeout
         with trio.move_on_after(timeout) as waited:
-            while not replica.ready:
+            while not (replica.ready or replica.failure):
                 self._handle_all(replica, worker, await worker.link.receive())
         if waited.cancelled_caught:
             replica.failure = f"the worker did not load within {timeout:g} s"
-            worker.kill()
+            self._condemn(replica, worker, replica.failure)
 
-    async def _serve(self, replica: _Replica, worker: Worker) -> None:
-        while True:
-            self._handle_all(replica, worker, await worker.link.receive())
+    @contextmanager
+    def _distrusting(self, replica: _Replica, worker: Worker) -> Iterator[None]:
+        """Kill a worker that breaks the rules or lets its ring overflow, and hear no more of it."""
+        try:
+            yield
+        except (FrameError, BufferError) as error:
+            # As text: a record that holds the traceback holds views of the worker's extents.
+            log.error("%s: worker %d cannot be trusted any more: %s", self.spec.name, worker.pid, str(error))
+            self._condemn(replica, worker, "its worker could not be trusted any more")
+
+    def _condemn(self, replica: _Replica, worker: Worker, why: str) -> None:
+        replica.heard = False
+        replica.end = replica.end or why
+        self._retire(replica)
+        worker.kill()
+
+    def _retire(self, replica: _Replica) -> None:
+        replica.end = replica.end or "its pool closes"
+        if replica in self._idle:
+            self._idle.remove(replica)
 
     def _handle_all(self, replica: _Replica, worker: Worker, messages: list[Message]) -> None:
-        try:
-            for message in messages:
-                self._handle(replica, worker, message)
-        except FrameError as error:
-            log.error("%s: worker %d cannot be trusted any more: %s", self.spec.name, worker.pid, error)
-            worker.kill()
+        for message in messages:
+            self._handle(replica, worker, message)
 
     def _handle(self, replica: _Replica, worker: Worker, message: Message) -> None:
         match message.kind:
@@ -249,8 +277,6 @@ class ProcessPool:
 
     def _bury(self, replica: _Replica) -> None:
         """Take back what the dead worker held, and report its batch lost."""
-        if replica in self._idle:
-            self._idle.remove(replica)
         if replica.lease is not None:
             replica.lease.end()
         while replica.kept:
@@ -263,13 +289,14 @@ class ProcessPool:
     def submit(self, items: Sequence[Item]) -> Batch:
         """Send `items` to the idle replica that was busy last."""
         replica = self._idle[-1]
-        assert replica.worker is not None
-        lease = Lease(self._transport.arena, next(self._batch_numbers), items, self._sizes)
-        replica.worker.link.send(lease.call)
+        worker = replica.worker
+        assert worker is not None
+        replica.lease = Lease(self._transport.arena, next(self._batch_numbers), items, self._sizes)
         self._idle.pop()
         replica.state = "BUSY"
-        replica.lease = lease
         replica.batch = Batch(items, trio.current_time(), replica)
+        with self._distrusting(replica, worker):  # if its ring is corrupted: `batch_lost` follows
+            worker.link.send(replica.lease.call)
         return replica.batch
 
     def stop(self, batch: Batch) -> None:
@@ -281,7 +308,7 @@ class ProcessPool:
 
     def scale(self, wanted: int) -> None:
         """Start workers until there are `wanted`."""
-        while self._nursery is not None and len(self._replicas) < wanted:
+        while not self._closing and len(self._replicas) < wanted:
             self._add(must_load=False)
 
     def statistics(self) -> PoolStatistics:

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import types
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from multiprocessing import reduction
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +115,8 @@ class Worker:
     def load_failure(self, where: Descriptor) -> str:
         """Return why the handler did not load, as the child wrote it into its scratch extent."""
         start = where.offset - self._scratch.descriptor.offset
-        if start < 0 or start + where.length > self._scratch.descriptor.length:
+        scratch = self._scratch.descriptor
+        if where.segment != scratch.segment or start < 0 or start + where.length > scratch.length:
             raise FrameError(f"{where} lies outside the scratch extent")
         failure = decode_load_failure(self._scratch.buffer[start : start + where.length])
         return f"{failure.message} ({failure.code})"
@@ -127,10 +128,8 @@ class Worker:
     def kill(self) -> None:
         """Kill the child and whatever it started in its group; it cannot refuse."""
         for end in (self._kill_group, self._kill_child):
-            try:
+            with suppress(ProcessLookupError, PermissionError):  # nothing left, or only what changed its user
                 end()
-            except ProcessLookupError:
-                continue
 
     def _kill_group(self) -> None:
         os.killpg(self.pid, signal.SIGKILL)
@@ -141,7 +140,8 @@ class Worker:
     async def end(self, *, gently: bool) -> None:
         """Stop the child, kill what is left, and reap it. Bounded in time, whatever the child does."""
         if gently:
-            with trio.move_on_after(STOP_GRACE):
+            # Rings that the child has filled or corrupted carry no STOP.
+            with trio.move_on_after(STOP_GRACE), suppress(FrameError, BufferError):
                 self.link.send(Message(MessageKind.STOP, 0, NOWHERE))
                 await self.dead()
         self.kill()
@@ -156,17 +156,31 @@ class Worker:
         os.close(self._pidfd)
 
 
+def _adopt(process: ForkServerProcess, link: Link, scratch: Loan) -> Worker:
+    try:
+        return Worker(process, link, scratch)
+    except OSError:  # no more descriptors; the child would wait for its first message for ever
+        process.kill()
+        process.join()
+        raise
+
+
 @asynccontextmanager
 async def start_worker(spec: WorkerSpec, transport: Transport, server: int) -> AsyncIterator[Worker]:
     """Start a child; leaving the block means it is gone. `server` is a pidfd of this process.
 
-    Raises `OSError` or `EOFError` if the process cannot be started.
+    Raises `OSError` or `EOFError` if the process cannot be started, `ServiceUnavailableError` if there is no
+    memory to lend it.
     """
     link, port = transport.connect()
-    scratch = transport.arena.loan(SCRATCH_BYTES)
+    try:
+        scratch = transport.arena.loan(SCRATCH_BYTES)
+    except BaseException:
+        link.close()
+        raise
     try:
         process = await trio.to_thread.run_sync(_start, spec, port, server)
-        worker = Worker(process, link, scratch)
+        worker = _adopt(process, link, scratch)
         gently = False
         try:
             link.send(Message(MessageKind.GRANT, 0, scratch.descriptor))

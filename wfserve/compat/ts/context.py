@@ -5,6 +5,7 @@ Handlers keep it from `initialize` on and ask it later, so it is renewed, never 
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
@@ -59,6 +60,10 @@ class RequestProcessor:
         """Return the headers set so far; the caller may change them."""
         return self._response_header
 
+    def get_response_header(self, key: str) -> str | None:
+        """Return a header set so far, None if there is none."""
+        return self._response_header.get(key)
+
 
 class Context:
     """What a handler may know of its model, and of the requests of the batch at hand."""
@@ -90,6 +95,9 @@ class Context:
         self.request_ids: dict[int, str] | None = None
         self.request_processor: Sequence[RequestProcessor] = ()
         self.stopping_criteria: Callable[..., bool] | None = None
+        self.header_key_sequence_id = _sequence_header("ID")
+        self.header_key_sequence_start = _sequence_header("START")
+        self.header_key_sequence_end = _sequence_header("END")
 
     def get_request_id(self, idx: int = 0) -> str | None:
         """Return the id of request `idx` of the batch."""
@@ -105,7 +113,7 @@ class Context:
 
     def get_sequence_id(self, idx: int) -> str | None:
         """Return the id of the sequence that request `idx` belongs to, None if it belongs to none."""
-        sequence: str | None = self.get_request_header(idx, "ts_request_sequence_id")
+        sequence: str | None = self.get_request_header(idx, self.header_key_sequence_id)
         return sequence
 
     def set_response_content_type(self, idx: int, value: str) -> None:
@@ -137,3 +145,8 @@ class Context:
         """Return the status and phrase of response `idx`."""
         processor = self.request_processor[idx]
         return processor.get_response_status_code(), processor.get_response_status_phrase()
+
+
+def _sequence_header(what: str) -> str:
+    name = f"TS_REQUEST_SEQUENCE_{what}"
+    return os.environ.get(name, name.lower())

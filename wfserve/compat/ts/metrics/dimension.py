@@ -14,3 +14,7 @@ class Dimension:
 
     def __str__(self) -> str:
         return f"{self.name}:{self.value}"
+
+    def to_dict(self) -> dict[str, str]:
+        """Return the label as `{"Name": …, "Value": …}`."""
+        return {"Name": self.name, "Value": self.value}

@@ -1,35 +1,81 @@
-"""A store holds what one batch recorded, a metric for each name, unit, request and set of dimensions."""
+"""A store keeps a worker's metric definitions for life, and what was recorded since the batch began."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .caching_metric import CachingMetric
 from .dimension import Dimension
-from .metric import Metric
+from .metric_cache_errors import MetricsCacheKeyError, MetricsCacheTypeError, MetricsCacheValueError
+from .metric_type_enum import MetricTypes
+from .unit import Units
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from .metric import Metric
+
+TIMES = ("ms", "s")
+SIZES = ("B", "kB", "KB", "MB", "GB")
+
 
 class MetricsStore:
-    """What `context.metrics` is: handlers add to it, the worker reads `store` after the batch."""
+    """What `context.metrics` is: handlers add to it, the worker reads `store` after the batch.
+
+    Within a batch, values of one name, type, request and set of dimensions are one metric, except that a
+    histogram keeps each value.
+    """
 
     def __init__(self, request_ids: Mapping[int, str] | None, model_name: str) -> None:
-        self.store: list[Metric] = []
         self.request_ids = request_ids
         self.model_name = model_name
+        self.store: list[Metric] = []
+        self.cache: dict[MetricTypes, dict[str, CachingMetric]] = {}
         self._known: dict[object, Metric] = {}
+
+    def begin(self, request_ids: Mapping[int, str]) -> None:
+        """Begin a batch: forget what was recorded, keep the definitions."""
+        self.request_ids = request_ids
+        self.store = []
+        self._known = {}
+
+    def set_request_ids(self, request_ids: Mapping[int, str]) -> None:
+        """Name the requests that values are recorded for from now on."""
+        self.request_ids = request_ids
+
+    def add_metric_to_cache(
+        self,
+        metric_name: str,
+        unit: str,
+        dimension_names: Sequence[str] = (),
+        metric_type: MetricTypes = MetricTypes.COUNTER,
+    ) -> CachingMetric:
+        """Define a metric, in place of any of that name and type. Raises `MetricsCacheTypeError`."""
+        _expect(metric_name, str, "metric_name")
+        _expect(unit, str, "unit")
+        _expect(metric_type, MetricTypes, "metric_type")
+        metric = CachingMetric(metric_name, unit, dimension_names, metric_type, self._record)
+        self.cache.setdefault(metric_type, {})[metric_name] = metric
+        return metric
+
+    def get_metric(self, metric_name: str, metric_type: MetricTypes = MetricTypes.COUNTER) -> CachingMetric:
+        """Return a defined metric. Raises `MetricsCacheKeyError` if there is none of that name and type."""
+        try:
+            return self.cache[metric_type][metric_name]
+        except KeyError:
+            raise MetricsCacheKeyError(f"there is no {metric_type} named {metric_name}") from None
 
     def add_counter(
         self, name: str, value: float, idx: int | None = None, dimensions: Sequence[Dimension] | None = None
     ) -> None:
         """Add `value` to the counter `name`."""
-        self._record(name, value, "count", idx, dimensions, "counter")
+        self._add(name, value, "count", idx, dimensions, MetricTypes.COUNTER)
 
     def add_error(self, name: str, value: float | str, dimensions: Sequence[Dimension] | None = None) -> None:
-        """Record the error `name`; a number is counted, a text counts as one."""
+        """Count the error `name`; a text counts as one."""
         count = value if isinstance(value, (int, float)) else 1
-        self._record(name, count, "", None, dimensions, "counter")
+        labels = _with_defaults(dimensions, Dimension("Level", "Error"))
+        self._metric(name, "", MetricTypes.COUNTER, labels).update(count, None, labels)
 
     def add_time(
         self,
@@ -38,9 +84,11 @@ class MetricsStore:
         idx: int | None = None,
         unit: str = "ms",
         dimensions: Sequence[Dimension] | None = None,
+        metric_type: MetricTypes = MetricTypes.GAUGE,
     ) -> None:
         """Record a duration in `unit`, ms or s. Raises `ValueError` for another unit."""
-        self._record_in(("ms", "s"), name, value, idx, unit, dimensions)
+        _expect_unit(unit, TIMES, name)
+        self._add(name, value, unit, idx, dimensions, metric_type)
 
     def add_size(
         self,
@@ -49,15 +97,22 @@ class MetricsStore:
         idx: int | None = None,
         unit: str = "MB",
         dimensions: Sequence[Dimension] | None = None,
+        metric_type: MetricTypes = MetricTypes.GAUGE,
     ) -> None:
         """Record a size in `unit`: B, kB, MB or GB. Raises `ValueError` for another unit."""
-        self._record_in(("B", "kB", "KB", "MB", "GB"), name, value, idx, unit, dimensions)
+        _expect_unit(unit, SIZES, name)
+        self._add(name, value, unit, idx, dimensions, metric_type)
 
     def add_percent(
-        self, name: str, value: float, idx: int | None = None, dimensions: Sequence[Dimension] | None = None
+        self,
+        name: str,
+        value: float,
+        idx: int | None = None,
+        dimensions: Sequence[Dimension] | None = None,
+        metric_type: MetricTypes = MetricTypes.GAUGE,
     ) -> None:
         """Record a percentage."""
-        self._record(name, value, "percent", idx, dimensions)
+        self._add(name, value, "percent", idx, dimensions, metric_type)
 
     def add_metric(
         self,
@@ -66,38 +121,58 @@ class MetricsStore:
         unit: str,
         idx: int | None = None,
         dimensions: Sequence[Dimension] | None = None,
+        metric_type: MetricTypes = MetricTypes.COUNTER,
     ) -> None:
-        """Record a value in any unit."""
-        self._record(name, value, unit, idx, dimensions)
+        """Record a value in any unit; unless told otherwise it counts."""
+        self._add(name, value, unit, idx, dimensions, metric_type)
 
-    def _record_in(
-        self,
-        units: tuple[str, ...],
-        name: str,
-        value: float,
-        idx: int | None,
-        unit: str,
-        dimensions: Sequence[Dimension] | None,
-    ) -> None:
-        if unit not in units:
-            raise ValueError(f"the unit of {name} is one of {', '.join(units)}, not {unit}")
-        self._record(name, value, unit, idx, dimensions)
-
-    def _record(
+    def _add(
         self,
         name: str,
         value: float,
         unit: str,
         idx: int | None,
         dimensions: Sequence[Dimension] | None,
-        method: str | None = None,
+        metric_type: MetricTypes,
     ) -> None:
         request_id = None if idx is None or self.request_ids is None else self.request_ids.get(idx)
-        labels = (*(dimensions or ()), Dimension("ModelName", self.model_name), Dimension("Level", "Model"))
-        key = (name, unit, request_id, labels)
+        defaults = (Dimension("ModelName", self.model_name), Dimension("Level", "Model"))
+        labels = _with_defaults(dimensions, *defaults)
+        self._metric(name, unit, metric_type, labels).update(value, request_id, labels)
+
+    def _metric(
+        self, name: str, unit: str, metric_type: MetricTypes, labels: Sequence[Dimension]
+    ) -> CachingMetric:
+        defined = self.cache.get(metric_type, {}).get(name)
+        if defined is not None and defined.unit == Units.units.get(unit, unit):
+            return defined
+        return self.add_metric_to_cache(name, unit, [each.name for each in labels], metric_type)
+
+    def _record(self, metric: Metric) -> None:
+        if metric.metric_type is MetricTypes.HISTOGRAM:
+            self.store.append(metric)
+            return
+        key = (metric.name, metric.unit, metric.metric_type, metric.request_id, *metric.dimensions)
         known = self._known.get(key)
         if known is not None:
-            known.update(value)
+            known.update(metric.value)
             return
-        self._known[key] = metric = Metric(name, value, unit, labels, request_id, method)
+        self._known[key] = metric
         self.store.append(metric)
+
+
+def _with_defaults(dimensions: Sequence[Dimension] | None, *defaults: Dimension) -> list[Dimension]:
+    """Return the dimensions, and those of the defaults that none of them is named like."""
+    given = list(dimensions or ())
+    names = {each.name for each in given}
+    return given + [each for each in defaults if each.name not in names]
+
+
+def _expect(value: object, kind: type, name: str) -> None:
+    if not isinstance(value, kind):
+        raise MetricsCacheTypeError(f"{name} must be a {kind.__name__}, not {type(value).__name__}")
+
+
+def _expect_unit(unit: str, units: tuple[str, ...], name: str) -> None:
+    if unit not in units:
+        raise MetricsCacheValueError(f"the unit of {name} is one of {', '.join(units)}, not {unit}")

@@ -8,12 +8,13 @@ from typing import ClassVar
 class Units:
     """Short spellings of units, and what they stand for."""
 
-    spelled: ClassVar[dict[str, str]] = {
+    units: ClassVar[dict[str | None, str]] = {
         "ms": "Milliseconds",
         "s": "Seconds",
         "percent": "Percent",
         "count": "Count",
         "": "unit",
+        None: "unit",
         "B": "Bytes",
         "kB": "Kilobytes",
         "KB": "Kilobytes",

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import inspect
 import json
-from typing import TYPE_CHECKING, Any
+import re
+import warnings
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import yaml
+
+from .pt2 import check_valid_pt2_backend as check_valid_pt2_backend
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import ModuleType
+
+    Function = TypeVar("Function", bound=Callable[..., Any])
+
+CLEANUP_REGEX = re.compile("<.*?>|&(?:[a-z0-9]+|#[0-9]{1,6}|#x[0-9a-f]{1,6});")
+"""Matches what a text should lose before it is read: tags and entities of HTML."""
 
 
 class PredictionException(Exception):  # noqa: N818 (handlers import it by this name)
@@ -20,7 +33,7 @@ class PredictionException(Exception):  # noqa: N818 (handlers import it by this 
         self.error_code = error_code
 
     def __str__(self) -> str:
-        return f"message : {self.message}, error_code : {self.error_code}"
+        return f"{self.message} : {self.error_code}"
 
 
 def list_classes_from_module(module: ModuleType, parent_class: type | None = None) -> list[type]:
@@ -71,3 +84,34 @@ def map_class_to_label(
         {label(index): prob for index, prob in zip(indices, row, strict=False)}
         for indices, row in zip(classes, probs, strict=False)
     ]
+
+
+def get_yaml_config(yaml_file_path: str) -> Any:
+    """Read a YAML file; only plain values are made of it."""
+    with open(yaml_file_path, encoding="utf-8") as file:
+        return yaml.safe_load(file)
+
+
+def captum_attr() -> Any:
+    """Return the module `captum.attr`. Raises `PredictionException` (501) if captum is not installed."""
+    try:
+        return importlib.import_module("captum.attr")
+    except ImportError:
+        raise PredictionException("explanations need the package captum, which is missing", 501) from None
+
+
+def deprecated(
+    version: str, replacement: str = "", klass: type[Warning] = PendingDeprecationWarning
+) -> Callable[[Function], Function]:
+    """Make a function warn, when called, that it goes in `version` and what replaces it."""
+
+    def decorate(func: Function) -> Function:
+        @functools.wraps(func)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            text = f"{func.__name__} is deprecated in {version}, use {replacement or 'something else'}"
+            warnings.warn(text, klass, stacklevel=2)
+            return func(*args, **kwargs)
+
+        return cast("Function", wrapper)
+
+    return decorate

@@ -1,0 +1,1 @@
+"""The module path under which streaming handlers reach their send function."""

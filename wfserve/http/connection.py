@@ -1,0 +1,295 @@
+"""A Connection is one client's socket: bytes in, bytes out, and whoever waits for it can be woken.
+
+What a request costs here is one wait, one `recv` and one `send`; nothing else enters the kernel. Times are
+kept without a cancel scope each: a wait notes until when it may last, and the server looks at the notes once
+a second. All waits end by `trio.lowlevel.notify_closing`: of a deadline, of a server that stops, of a
+response that is complete while somebody still watches for the client's leaving.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import select
+import socket
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from wfserve.http.head import END, unsound
+from wfserve.http.refusal import BadMessageError, HeadTooLargeError, RequestTimeoutError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from wfserve.http.response import Bytes
+
+    Peer = tuple[str, int | None] | None
+
+CHUNK = 65_536  # bytes read at once, and the most that is read ahead of the request that is being answered
+JOINED = 65_536  # up to here copying is cheaper than a second system call's setup
+PROBE_INTERVAL = 5.0  # seconds
+_EMPTY_LINES = re.compile(rb"\A(?:\r\n)+")  # before a request they mean nothing: RFC 9112, section 2.2
+_PROBE = b"HTTP/1.1 102 Processing\r\n\r\n"
+
+
+class Clock(Protocol):
+    """What a connection knows of its server."""
+
+    @property
+    def soon(self) -> float:
+        """The time at the next tick, or earlier, on the trio clock."""
+
+    @property
+    def stopping(self) -> bool:
+        """Whether idle connections are to end."""
+
+
+class WaitExpiredError(Exception):
+    """The client has not done in time what was waited for."""
+
+
+class GoneError(ConnectionError):
+    """The client has gone, or has stopped reading."""
+
+
+class Connection:
+    """The socket of one client, non-blocking, and what has been read from it ahead."""
+
+    __slots__ = (
+        "_clock",
+        "_expired",
+        "_sock",
+        "_watched",
+        "buffer",
+        "client",
+        "deadline",
+        "gone",
+        "idle",
+        "server",
+        "torn",
+    )
+
+    def __init__(self, sock: socket.socket, client: Peer, server: Peer, clock: Clock) -> None:
+        self._sock = sock
+        self._clock = clock
+        self._expired = False
+        self._watched: socket.socket | select.epoll | None = None
+        self.client, self.server = client, server
+        self.buffer = b""  # read, but not yet used
+        self.deadline = math.inf  # of the wait under way
+        self.idle = False  # nothing of a request has arrived
+        self.gone = False  # nothing can reach the client any more
+        self.torn = False  # a part of a message has been sent, and its rest not
+
+    def close(self) -> None:
+        """Close the socket; idempotent."""
+        if self._sock.fileno() >= 0:
+            trio.lowlevel.notify_closing(self._sock)
+            self._sock.close()
+
+    def expire(self) -> None:
+        """End the wait under way, whose deadline has passed."""
+        self._expired = True
+        trio.lowlevel.notify_closing(self._sock)
+
+    def wake(self) -> None:
+        """Have an idle connection see that its server stops."""
+        trio.lowlevel.notify_closing(self._sock)
+
+    async def head(self, first_within: float, rest_within: float, limit: int) -> bytes | None:
+        """Return the next head, at most `limit` bytes; None if the client leaves or is idle for too long.
+
+        The first byte must come within `first_within` seconds, the others `rest_within` seconds later. Raises
+        `BadMessageError`, `HeadTooLargeError` or `RequestTimeoutError`.
+        """
+        seen, until = 0, self._clock.soon + first_within
+        self.idle = True
+        while True:
+            if self.buffer.startswith(b"\r\n"):
+                self.buffer = _EMPTY_LINES.sub(b"", self.buffer, count=1)
+            if self.buffer:
+                if self.idle:
+                    self.idle, until = False, self._clock.soon + rest_within
+                if (raw := self._cut_head(seen, limit)) is not None:
+                    return raw
+            seen = len(self.buffer)
+            if not await self._filled_until(until):
+                return None
+
+    def _cut_head(self, seen: int, limit: int) -> bytes | None:
+        buffer = self.buffer
+        end = buffer.find(END, max(0, seen - len(END)))
+        if 0 <= end <= limit - len(END):
+            end += len(END)
+            raw, self.buffer = buffer[:end], buffer[end:]
+            return raw
+        if unsound(buffer[:limit], max(0, seen - 2)):
+            raise BadMessageError
+        if len(buffer) >= limit:
+            raise HeadTooLargeError(f"{limit} bytes")
+        return None
+
+    async def _filled_until(self, until: float) -> bool:
+        try:
+            data = await self.read(until)
+        except WaitExpiredError:
+            if not self.buffer:
+                return False
+            raise RequestTimeoutError from None
+        self.buffer = self.buffer + data if self.buffer else data
+        return bool(data)
+
+    async def fill(self, seconds: float) -> bool:
+        """Read into the buffer, which is empty; False if the client has sent its last."""
+        self.buffer = await self.read(self._clock.soon + seconds)
+        return bool(self.buffer)
+
+    async def read(self, until: float) -> bytes:
+        """Return what the client sends, b"" at its end. Raises `WaitExpiredError`, `GoneError`."""
+        while True:
+            await self._wait(trio.lowlevel.wait_readable, until)
+            try:
+                return self._sock.recv(CHUNK)
+            except BlockingIOError:
+                if self.idle and self._clock.stopping:
+                    return b""
+            except OSError:
+                raise self._lost() from None
+
+    async def read_into(self, view: memoryview, seconds: float) -> int:
+        """Read straight into `view`; return the number of bytes, 0 at the client's end. Raises as `read`."""
+        while True:
+            await self._wait(trio.lowlevel.wait_readable, self._clock.soon + seconds)
+            try:
+                return self._sock.recv_into(view)
+            except BlockingIOError:
+                continue
+            except OSError:
+                raise self._lost() from None
+
+    async def _wait(self, ready: Callable[[socket.socket], Awaitable[None]], until: float) -> None:
+        self.deadline, self._expired = until, False
+        try:
+            await ready(self._sock)
+        except trio.ClosedResourceError:
+            if self._expired:
+                raise WaitExpiredError from None
+        finally:
+            self.deadline = math.inf
+
+    def _lost(self) -> GoneError:
+        self.gone = True
+        return GoneError("the client has gone")
+
+    async def write(self, parts: Sequence[Bytes], seconds: float) -> None:
+        """Send `parts`, as far as possible in one call; each wait for the client takes at most `seconds`.
+
+        Raises `GoneError`. Where it is cancelled, the connection is `torn` and of no more use.
+        """
+        if self.gone or self.torn:
+            raise GoneError("the client has gone")
+        total = sum(map(len, parts))
+        try:
+            if total <= JOINED:
+                data: Bytes = b"".join(parts)
+                sent = self._sock.send(data)
+            else:
+                sent = self._sock.sendmsg(parts)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            raise self._lost() from None
+        if sent < total:
+            await self._write_rest(parts, sent, seconds)
+
+    async def _write_rest(self, parts: Sequence[Bytes], sent: int, seconds: float) -> None:
+        self.torn = True
+        for part in parts:
+            view = memoryview(part)[sent:]
+            sent = max(0, sent - len(part))
+            while view:
+                try:
+                    await self._wait(trio.lowlevel.wait_writable, self._clock.soon + seconds)
+                    view = view[self._sock.send(view) :]
+                except BlockingIOError:
+                    continue
+                except (OSError, WaitExpiredError):
+                    raise self._lost() from None
+        self.torn = False
+
+    async def watch(self, done: Callable[[], bool], probe: Callable[[], bool]) -> None:
+        """Wait until the client has gone, or `done`, which `wake_watcher` has looked at again.
+
+        What the client sends meanwhile is kept for its next request, within bounds. A client that ends its
+        sending may have left, or only have said that it has no more requests, and TCP does not tell which
+        until something is sent to it. So while `probe` allows it, it is sent an interim response (102, which
+        every client of HTTP/1.1 has to skip): one that has left answers with a reset.
+        """
+        while not (self.gone or done()):
+            if len(self.buffer) >= CHUNK:
+                await self._watch_events(select.EPOLLRDHUP, math.inf)
+                break
+            await self._watch_one(self._sock)
+            if done() or not self._read_ahead():
+                break
+        while not (self.gone or done()):
+            if probe():
+                self._send_probe()
+            if await self._watch_events(0, PROBE_INTERVAL) and not done():
+                self._lost()
+
+    def _read_ahead(self) -> bool:
+        """Read what is there; False if no more will come."""
+        try:
+            data = self._sock.recv(CHUNK - len(self.buffer))
+        except BlockingIOError:
+            return True
+        except OSError:
+            self._lost()
+            return False
+        self.buffer += data
+        return bool(data)
+
+    def _send_probe(self) -> None:
+        try:
+            if self._sock.send(_PROBE) < len(_PROBE):
+                self._lost()
+        except BlockingIOError:
+            pass  # what was sent before serves as well
+        except OSError:
+            self._lost()
+
+    async def _watch_events(self, events: int, seconds: float) -> bool:
+        """Wait for `events`, an error or a hang-up, and only those: the socket may be readable all along."""
+        with select.epoll() as epoll:
+            epoll.register(self._sock, events)
+            with trio.move_on_after(seconds):
+                await self._watch_one(epoll)
+            return bool(epoll.poll(0))
+
+    async def _watch_one(self, what: socket.socket | select.epoll) -> None:
+        self._watched = what
+        try:
+            await trio.lowlevel.wait_readable(what)
+        except trio.ClosedResourceError:
+            pass  # the caller looks at what has changed
+        finally:
+            self._watched = None
+
+    def wake_watcher(self) -> None:
+        """Have `watch` look at its condition."""
+        if self._watched is not None:
+            trio.lowlevel.notify_closing(self._watched)
+
+    async def linger(self, seconds: float) -> None:
+        """End the sending side and drop what still comes, so that no reset overtakes the last answer.
+
+        RFC 9112, section 9.6. The client has `seconds` to end its side.
+        """
+        until = self._clock.soon + seconds
+        with contextlib.suppress(WaitExpiredError, OSError):
+            self._sock.shutdown(socket.SHUT_WR)
+            while await self.read(until):
+                pass
