@@ -170,12 +170,17 @@ async def fakes(replicas=1):
 
 
 def workers():
-    """The workers below this process: each leads a process group; helpers of multiprocessing do not."""
-    return {pid for pid in descendants(os.getpid()) if _leads(pid)}
+    """The workers of this process: each leads a process group; helpers of multiprocessing do not.
+
+    Servers that other tests run in processes of their own lead sessions, and have workers that are not ours.
+    """
+    servers = {pid for pid in descendants(os.getpid()) if _leads(pid, os.getsid)}
+    theirs = servers.union(*(descendants(pid) for pid in servers))
+    return {pid for pid in descendants(os.getpid()) - theirs if _leads(pid)}
 
 
-def _leads(pid):
+def _leads(pid, group_of=os.getpgid):
     try:
-        return os.getpgid(pid) == pid
+        return group_of(pid) == pid
     except ProcessLookupError:
         return False

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from wfserve.errors import InternalError, TooLargeError, WfserveError
 from wfserve.http.chunked import Chunks
 from wfserve.http.connection import GoneError, WaitExpiredError
-from wfserve.http.predict import BODY_INTO
 from wfserve.http.refusal import RequestTimeoutError
 from wfserve.http.respond import as_wfserve_error, common_headers, error_headers, pretty, request_id
 from wfserve.http.response import Response
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     Message = MutableMapping[str, Any]
     App = Callable[[Any, Any, Any], Awaitable[None]]
 
+BODY_INTO = "wfserve.body_into"  # the ASGI extension: see `Exchange.receive_into`
 log = logging.getLogger(__name__)
 _ASGI = {"version": "3.0", "spec_version": "2.4"}
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"

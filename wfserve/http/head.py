@@ -6,7 +6,7 @@ pass is checked here: versions and protocols that are not HTTP/1.0 or 1.1, sever
 the number and form of `Host`, transfer codings under 1.0, fragments, expectations.
 
 A parser is made per head, 0.2 µs, and sees nothing but the head, 0.4 to 0.8 µs: so bodies need not pass
-through it, and each head starts from nothing. The rest of `parse` is about 1.5 µs.
+through it, and each head starts from nothing. The rest of `parse` is about 2 µs.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import orjson
 
 from wfserve.dag.walk import Request
 from wfserve.errors import BadRequestError, InternalError, NotFoundError, TooLargeError
+from wfserve.http.exchange import BODY_INTO
 from wfserve.http.respond import as_wfserve_error, common_headers, error_headers, pretty, request_id
 from wfserve.transport.frame import Kind, pack_header
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     ReceiveInto = Callable[[memoryview], Awaitable[int | None]]
 
 PREFIX = "wfpredict"
-BODY_INTO = "wfserve.body_into"  # the ASGI extension of `exchange.py`
 
 
 class _Gone(Exception):  # noqa: N818 - no error of ours
