@@ -27,7 +27,10 @@ calls = st.builds(Call, st.lists(items, max_size=4).map(tuple), descriptors)
 values = st.builds(Value, refs, st.binary(max_size=100))
 faults = st.builds(Fault, st.integers(100, 999), st.text(max_size=16), st.text(max_size=50), st.booleans())
 replies = st.builds(
-    Reply, st.lists(values | faults, max_size=4).map(tuple), st.lists(u32, max_size=3).map(tuple)
+    Reply,
+    st.lists(values | faults, max_size=4).map(tuple),
+    st.lists(u32, max_size=3).map(tuple),
+    st.integers(0, 2**64 - 1),
 )
 failures = st.builds(LoadFailure, st.integers(100, 999), st.text(max_size=50))
 

@@ -9,6 +9,7 @@ Importing it imports torch and starts nothing, so that a fork server may.
 from __future__ import annotations
 
 import logging
+import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
@@ -84,12 +85,14 @@ class Worker:
 
     def answer(self, message: Message) -> None:
         """Answer one CALL."""
+        began = time.perf_counter_ns()
         call = decode_call(self._link.map(message.descriptor))
         extents = Extents(self._link, message.tag, call.extent)
         inputs = Inputs(self._link, copied=self._spec.copy_inputs)
         results = self._results(call, inputs, extents)
         kept = inputs.kept()  # only now: until here the results themselves looked at inputs
-        reply = Reply(tuple(results), tuple(watched.position for watched in kept))
+        positions = tuple(watched.position for watched in kept)
+        reply = Reply(tuple(results), positions, time.perf_counter_ns() - began)
         place = write_reply(self._link, extents, reply)
         self._link.send(Message(MessageKind.DONE, message.tag, place))
         self._release()

@@ -7,7 +7,6 @@ completed, since an attempt may have to read its inputs again.
 
 from __future__ import annotations
 
-import uuid
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
@@ -20,6 +19,7 @@ from wfserve.errors import (
     ServiceUnavailableError,
     WfserveError,
 )
+from wfserve.identity import new_uuid
 from wfserve.workers.base import Done, Item
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ async def walk(
 class _Errand:
     """The state of one walk."""
 
-    __slots__ = ("_error", "_leaves", "_outputs", "_progress", "_request", "_route", "nursery")
+    __slots__ = ("_error", "_leaves", "_outputs", "_progress", "_request", "_route", "_watching", "nursery")
 
     nursery: trio.Nursery
 
@@ -100,10 +100,12 @@ class _Errand:
         self._outputs: dict[str, Done] = {}
         self._leaves: list[str] = []
         self._error: WfserveError | None = None
+        self._watching = trio.CancelScope()
 
     async def leave_after(self, watch: Callable[[], Awaitable[object]]) -> None:
-        await watch()
-        self.nursery.cancel_scope.cancel()
+        with self._watching:
+            await watch()
+            self.nursery.cancel_scope.cancel()
 
     async def run_from(self, start: str) -> None:
         """Run a node, then those that it made ready; a failure that is for the client ends the request."""
@@ -123,7 +125,7 @@ class _Errand:
 
     async def _run(self, node: str) -> Done:
         stage = self._route.stages[node]
-        item = Item(str(uuid.uuid4()), self._request.headers, self._inputs(node))
+        item = Item(new_uuid(), self._request.headers, self._inputs(node))
         error: WfserveError | None = None
         for _ in range(stage.settings.retry_attempts + 1):
             outcome = await stage.attempt(item)
@@ -153,7 +155,7 @@ class _Errand:
         for spent in step.spent:
             self._outputs.pop(spent).payload.release()
         if not self._progress.pending:
-            self.nursery.cancel_scope.cancel()  # only `watch` is left
+            self._watching.cancel()  # nothing else is left
         for other in step.ready[1:]:
             self.nursery.start_soon(self.run_from, other, name=other)
         return step.ready[0] if step.ready else None

@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 import math
 import re
-import uuid
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from wfserve.errors import InternalError, WfserveError
+from wfserve.identity import new_uuid
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,7 +41,7 @@ def request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     for name, value in headers:
         if name == b"x-request-id" and len(value) <= MAX_REQUEST_ID and _PRINTABLE.fullmatch(value):
             return value
-    return str(uuid.uuid4()).encode()
+    return new_uuid().encode()
 
 
 def common_headers(status: int, identity: bytes) -> Headers:

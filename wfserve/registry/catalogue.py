@@ -8,6 +8,7 @@ failed one had started is gone before its failure is answered.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
@@ -210,8 +211,11 @@ def _transport(arena_size: int) -> ShmTransport:
 
 
 async def _warm_up() -> None:
+    """Load what takes seconds, and keep it out of garbage collections, which stop every request."""
     try:
         await trio.to_thread.run_sync(warm_up)
+        gc.collect()
+        gc.freeze()
     except OSError as error:  # the first worker will try again, and whoever wants it is told
         log.warning("cannot start the fork server: %s", error)
 

@@ -7,7 +7,6 @@ closes, and cancels those that take too long.
 from __future__ import annotations
 
 import math
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import trio
@@ -19,7 +18,7 @@ from wfserve.scheduling.dispatch import Stage
 from wfserve.workers.pool import ProcessPool
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable
 
     from wfserve.dag.walk import Answer, Request
     from wfserve.registry.prepare import Blueprint, NodePlan
@@ -114,22 +113,20 @@ class Workflow:
         """
         if self.closing:  # its body may have been read while the workflow was unregistered
             request.release()
-        else:
-            with self._counted():
-                return await walk(self.route, request, gone)
-        raise ServiceUnavailableError(f"Workflow {self.name} is being unregistered.")
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
+            raise self._leaving()
         scope = trio.CancelScope()
         self._requests.add(scope)
         try:
             with scope:
-                yield
+                return await walk(self.route, request, gone)
         finally:
             self._requests.discard(scope)
             if not self._requests:
                 self._idle.set()
+        raise self._leaving()
+
+    def _leaving(self) -> ServiceUnavailableError:
+        return ServiceUnavailableError(f"Workflow {self.name} is being unregistered.")
 
     @property
     def in_flight(self) -> int:

@@ -188,7 +188,7 @@ class Stage:
         return self.settings.batch_size
 
     def _learn(self, batch: Batch) -> None:
-        seen = (trio.current_time() - batch.started) / len(batch.items)
+        seen = batch.busy / len(batch.items)
         before = seen if self._seconds_per_item is None else self._seconds_per_item
         self._seconds_per_item = before + 0.25 * (seen - before)
 

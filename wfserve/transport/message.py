@@ -5,7 +5,7 @@ what children wrote and children decode what the server wrote with the same chec
 is a `FrameError`. Integers are little-endian and unaligned.
 
     call     count, extent, then an item: request id (16), headers, inputs an item, then (index, ref) each
-    reply    results, kept, then a result: VALUE, ref, response | FAULT, code, splittable, kind, message;
+    reply    results, kept, busy, then a result: VALUE, ref, response | FAULT, code, splittable, kind, text;
              then the kept positions
     failure  code, message
 """
@@ -28,7 +28,7 @@ _CALL: Final = struct.Struct("<IIQQ")
 _UUID_BYTES: Final = 16
 _ITEM: Final = struct.Struct(f"<{_UUID_BYTES}s{_REF}I")
 _INPUT: Final = struct.Struct(f"<I{_REF}")
-_REPLY: Final = struct.Struct("<II")
+_REPLY: Final = struct.Struct("<IIQ")
 _VALUE: Final = struct.Struct(f"<B{_REF}I")
 _FAULT: Final = struct.Struct("<BIBII")
 _FAILURE: Final = struct.Struct("<II")
@@ -83,6 +83,7 @@ class Reply(NamedTuple):
 
     results: tuple[Result, ...]
     kept: tuple[int, ...] = ()  # inputs still looked at, counted over all items; a RELEASE follows for each
+    busy_ns: int = 0  # nanoseconds from the call's arrival to the reply
 
 
 class LoadFailure(NamedTuple):
@@ -158,7 +159,7 @@ def encode_reply(reply: Reply, view: memoryview) -> int:
     Raises `ValueError` if a response is longer than `MAX_RESPONSE_BYTES`, or `view` too short for a text;
     `struct.error` if `view` is too short.
     """
-    _REPLY.pack_into(view, 0, len(reply.results), len(reply.kept))
+    _REPLY.pack_into(view, 0, len(reply.results), len(reply.kept), reply.busy_ns)
     end = _REPLY.size
     for result in reply.results:
         if isinstance(result, Value):
@@ -191,11 +192,11 @@ def decode_reply(view: memoryview) -> Reply:
     Headers and descriptors are as the child wrote them: whoever uses one checks it.
     """
     reader = _Reader(view)
-    count, kept = reader.take(_REPLY)
+    count, kept, busy_ns = reader.take(_REPLY)
     results = tuple([_decode_result(reader) for _ in reader.times(count, _FAULT.size)])
     positions = tuple([reader.take(_KEPT)[0] for _ in reader.times(kept, _KEPT.size)])
     reader.finish()
-    return Reply(results, positions)
+    return Reply(results, positions, busy_ns)
 
 
 def _decode_result(reader: _Reader) -> Result:

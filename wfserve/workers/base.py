@@ -63,6 +63,7 @@ class Batch:
     items: Sequence[Item]
     started: float  # trio clock, seconds
     replica: object = field(default=None, repr=False)
+    busy: float = 0.0  # seconds that the replica worked on it, once it is done
 
 
 class Listener(Protocol):

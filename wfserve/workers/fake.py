@@ -76,6 +76,7 @@ class FakePool:
             del self._scopes[batch]
             for item in held:
                 _let_go(item)
+            batch.busy = trio.current_time() - batch.started
             self._report(batch, outcomes)
         if outcomes is None:
             await self._replace()

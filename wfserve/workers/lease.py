@@ -69,6 +69,7 @@ class Lease:
         self._arena = arena
         self.number = number
         self._count = len(items)
+        self.busy = 0.0  # seconds that the child says it took
         self.kept: list[Payload] = []  # inputs that the child still looks at after its answer
         self._sizes = sizes
         self._written = 0  # bytes of results in the extents
@@ -116,11 +117,12 @@ class Lease:
     def outcomes(self, reply: Descriptor) -> list[Outcome]:
         """Publish what the child wrote. Raises `FrameError` if it points anywhere it may not."""
         extent, start = self._find(reply)
-        results, kept = decode_reply(extent.buffer[start : start + reply.length])
+        results, kept, busy_ns = decode_reply(extent.buffer[start : start + reply.length])
         if len(results) != self._count or any(position >= len(self._inputs) for position in kept):
             raise FrameError(f"{len(results)} results for {self._count} items, {len(kept)} inputs kept")
         outcomes = [self._publish(r) if isinstance(r, Value) else _failed(r) for r in results]
         self.kept = [self._inputs[position].share() for position in sorted(set(kept))]
+        self.busy = busy_ns / 1e9
         self._sizes.learn(self._count, self._written)  # only now: lengths have been checked
         return outcomes
 

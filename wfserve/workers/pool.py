@@ -267,6 +267,7 @@ class ProcessPool:
         if batch is None or lease is None or message.tag != lease.number:
             raise FrameError(f"an answer to batch {message.tag}, which is not running")
         outcomes = lease.outcomes(message.descriptor)
+        batch.busy = lease.busy
         replica.kept += lease.kept
         lease.end()
         replica.batch = replica.lease = None
