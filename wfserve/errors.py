@@ -79,6 +79,13 @@ class ModelNotFoundError(NotFoundError):
     type = "ModelNotFoundException"
 
 
+class ForbiddenError(WfserveError):
+    """The request could be somebody else's, sent by a browser (403)."""
+
+    status = 403
+    type = "ForbiddenException"
+
+
 class MethodNotAllowedError(WfserveError):
     """The path exists, the method does not (405)."""
 

@@ -253,6 +253,13 @@ def test_a_method_that_is_not_there(server):
     assert (response.status_code, error_of(response)[0]) == (405, "MethodNotAllowedException")
 
 
+@pytest.mark.parametrize("header", [{"origin": "http://evil.example"}, {"host": "evil.example"}])
+def test_a_foreign_page_cannot_manage_but_a_proxy_may_predict(server, header):
+    refused = server.call("POST", "/workflows", params={"url": "upper.war"}, headers=header)
+    assert (refused.status_code, error_of(refused)[0]) == (403, "ForbiddenException")
+    assert server.predict("upper", b"abc", headers=header).content == b"ABC"
+
+
 def test_ping_and_metrics(server):
     assert server.call("GET", "/ping", api="inference").json() == {"status": "Healthy"}
     server.predict("upper", b"x")

@@ -59,8 +59,10 @@ class Handler:
             values = self._entry([job.row for job in jobs], self._node.context)
         except Exception as error:
             ids = ", ".join(job.request_id for job in jobs)
-            # As text: a record that holds the traceback holds the rows, and with them shared memory.
-            log.error("%s failed for %s\n%s", self._spec.name, ids, traceback.format_exc())
+            if isinstance(error, self._prediction_exception):  # meant for the client, no defect
+                log.warning("%s refused %s: %s", self._spec.name, ids, error)
+            else:  # as text: a record that holds the traceback holds the rows, and with them shared memory
+                log.error("%s failed for %s\n%s", self._spec.name, ids, traceback.format_exc())
             return self._faults(fault_of(error, self._prediction_exception), jobs)
         if not isinstance(values, list):
             log.error("%s returned %s instead of a list", self._spec.name, type(values).__name__)

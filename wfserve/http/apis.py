@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -15,6 +14,7 @@ from werkzeug.exceptions import HTTPException
 
 from wfserve.errors import BadRequestError, MethodNotAllowedError, NotFoundError, TooLargeError
 from wfserve.http import inference, management, metrics
+from wfserve.http.origin import refuse_foreign
 from wfserve.http.predict import PREFIX, predict
 from wfserve.http.respond import (
     as_wfserve_error,
@@ -25,11 +25,12 @@ from wfserve.http.respond import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, MutableMapping
+    from collections.abc import Collection, MutableMapping
 
     from wfserve.config import Api
     from wfserve.errors import WfserveError
     from wfserve.http.predict import Receive, Scope, Send
+    from wfserve.http.respond import Headers
     from wfserve.registry.catalogue import Registry
 
 _BLUEPRINTS = {
@@ -74,23 +75,32 @@ def _uncut(send: Send) -> Send:
     return send_uncut
 
 
-def application(registry: Registry, apis: Iterable[Api]) -> QuartTrio:
+def application(registry: Registry, apis: Collection[Api]) -> QuartTrio:
     """Return a Quart-Trio application with the routes of `apis`; with none, every path is 404."""
     app = QuartTrio("wfserve", static_folder=None)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.config["MAX_CONTENT_LENGTH"] = registry.config.max_request_size
-    logging.getLogger("wfserve").propagate = True
     for api in sorted(apis):
         app.register_blueprint(_BLUEPRINTS[api](registry))
+    if "management" in apis:
+        address = registry.config.management_address.host
+
+        @app.before_request
+        async def guard() -> None:
+            refuse_foreign(_raw_headers(), address)
+
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _failure)
     app.after_request(_finish)
     return app
 
 
+def _raw_headers() -> Headers:
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in request.headers]
+
+
 def _identity() -> bytes:
-    raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in request.headers]
-    return request_id(raw)
+    return request_id(_raw_headers())
 
 
 def _render(error: WfserveError) -> Response:
