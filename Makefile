@@ -49,7 +49,7 @@ $(VENV)/.torch: $(VENV)/.venv
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml CMakeLists.txt $(NATIVE)
-	$(PIP) install -e ".[test,lint,examples]"
+	$(PIP) install -e ".[test,lint,examples]" --config-settings=cmake.define.WFSERVE_WERROR=ON
 	@touch $@
 
 archives: install $(ARCHIVES) ## train the example's networks and pack them into workflow_store/

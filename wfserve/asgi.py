@@ -87,6 +87,7 @@ def log_to_stderr() -> None:
     """Log as a server does; a launcher that has configured logging keeps its own way."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("hypercorn.error").propagate = False  # it prints its lines itself
 
 
 async def _refuse(error: WfserveError, send: Send) -> None:

@@ -19,7 +19,6 @@ from wfserve.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-MIB = 1 << 20
 LOOPBACK = "127.0.0.1"
 Api = Literal["inference", "management", "metrics"]
 

@@ -1,6 +1,6 @@
 """Every error a user can meet is a WfserveError, and knows its HTTP status and TorchServe type name.
 
-They are raised where the cause is known and rendered in one place (`http/errors.py`); the command line
+They are raised where the cause is known and rendered in one place (`http/respond.py`); the command line
 prints the message alone. Statuses, type names and texts are TorchServe 0.12.0's wherever it has one.
 """
 

@@ -125,6 +125,7 @@ def test_a_model_gets_the_batch_and_a_function_each_item(archive: Make) -> None:
         ("raise PredictionException('no cat', 422)", 422, "PredictionException", "no cat"),
         ("raise PredictionException('no cat')", 500, "PredictionException", "no cat"),
         ("raise PredictionException('no cat', 'x')", 500, "PredictionException", "no cat"),
+        ("raise PredictionException('no cat', 200)", 500, "PredictionException", "no cat"),
     ],
 )
 def test_failures(archive: Make, body: str, code: int, kind: str, message: str) -> None:

@@ -127,6 +127,39 @@ def test_a_json_registration_that_is_none(server, body):
     error_of(response)
 
 
+@pytest.mark.parametrize("name", ["startup_timeout", "response_timeout"])
+def test_timeouts_of_a_registration(server, name):
+    bad = server.call("POST", "/workflows", params={"url": "upper.war", "workflow_name": "t", name: "soon"})
+    assert (bad.status_code, error_of(bad)[1]) == (400, f"Parameter {name} is not a number of seconds: soon")
+    good = server.call("POST", "/workflows", params={"url": "upper.war", "workflow_name": "t", name: "30"})
+    assert good.status_code == 200
+    assert server.call("DELETE", "/workflows/t").status_code == 200
+
+
+def test_a_startup_timeout_is_kept(server, store):
+    pack(store, "slow", chain("slow"), "import time\ndef slow(data, context):\n    time.sleep(30)\n")
+    response = server.call("POST", "/workflows", params={"url": "slow.war", "startup_timeout": "1"})
+    assert "Failed to start workers for model slow__slow" in error_of(response)[1]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "set_response_header(0, 'x-a', 'b\\r\\nx: y')",
+        "set_response_header(0, '', 'b')",
+        "set_response_content_type(0, 'a\\nb')",
+    ],
+)
+def test_a_response_header_that_cannot_be_sent_is_left_out(server, store, call):
+    code = f"def odd(data, context):\n    if data:\n        context.{call}\n    return data and ['fine']\n"
+    pack(store, "odd", chain("odd"), code)
+    server.register("odd.war")
+    response = server.predict("odd", b"x")
+    assert (response.status_code, response.content) == (200, b"fine")
+    assert "x" not in response.headers
+    assert server.call("DELETE", "/workflows/odd").status_code == 200
+
+
 def test_a_model_that_does_not_load_leaves_nothing(server, store):
     pack_handler(store, "broken", "def handle(data, context):\n    raise RuntimeError('no weights')\n")
     good = pack_handler(store, "good", "def handle(data, context):\n    return data and [b'x']\n")

@@ -156,6 +156,19 @@ def test_sigterm_lets_accepted_requests_finish(tmp_path, store):
         assert wait_until_gone(family) == set()
 
 
+@pytest.mark.parametrize("sent", [b"", b"POST /wfpredict/x HT"])
+def test_a_request_that_has_not_arrived_does_not_hold_the_server(tmp_path, store, sent):
+    with (
+        Server(tmp_path, store) as server,
+        socket.create_connection(("127.0.0.1", server.ports["inference"])) as client,
+    ):
+        client.sendall(sent)
+        assert server.call("GET", "/ping", api="inference").status_code == 200
+        began = time.monotonic()
+        assert server.stop(signal.SIGTERM) == 0
+        assert time.monotonic() - began < 5
+
+
 def test_a_request_that_never_ends_does_not_hold_the_server(tmp_path, store):
     pack(store, "endless", chain("obey", settings="timeout-ms: 100000"))
     with Server(tmp_path, store, stop_timeout=1) as server:

@@ -35,6 +35,8 @@ def test_clients_of_this_machine(given):
         {"host": "localhost:8081", "origin": "null"},
         {"host": "localhost:8081", "origin": "http://localhost:3000"},
         {"origin": "http://evil.example"},
+        {"host": "localhost:8081", "origin": "http://[x"},
+        {"host": "localhost:8081", "origin": ""},
     ],
 )
 def test_foreign_pages(given):

@@ -68,4 +68,5 @@ def _is_memory(error: BaseException) -> bool:
 
 
 def _status(code: object) -> int:
-    return code if isinstance(code, int) and 200 <= code <= 599 else 500
+    """Return the status of a `PredictionException`; one that is no error's would say that it is none."""
+    return code if isinstance(code, int) and 400 <= code <= 599 else 500

@@ -51,13 +51,6 @@ class Graph:
         leaves = tuple(node for node in order if not children[node])
         return cls(tuple(order), children, parents, roots[0], leaves)
 
-    def critical_path(self, cost: Mapping[str, float]) -> float:
-        """Return the greatest sum of `cost` along any path from the start node to a leaf."""
-        longest: dict[str, float] = {}
-        for node in self.nodes:
-            longest[node] = cost[node] + max((longest[p] for p in self.parents[node]), default=0.0)
-        return max(longest.values())
-
 
 def _with_leaves(dag: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
     every: dict[str, Sequence[str]] = {}

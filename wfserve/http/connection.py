@@ -62,6 +62,7 @@ class Connection:
         "_expired",
         "_sock",
         "_watched",
+        "answering",
         "buffer",
         "client",
         "deadline",
@@ -80,6 +81,7 @@ class Connection:
         self.buffer = b""  # read, but not yet used
         self.deadline = math.inf  # of the wait under way
         self.idle = False  # nothing of a request has arrived
+        self.answering = False  # a whole head has: the server owes an answer
         self.gone = False  # nothing can reach the client any more
         self.torn = False  # a part of a message has been sent, and its rest not
 
@@ -95,7 +97,7 @@ class Connection:
         trio.lowlevel.notify_closing(self._sock)
 
     def wake(self) -> None:
-        """Have an idle connection see that its server stops."""
+        """Have a connection that waits for a request see that its server stops."""
         trio.lowlevel.notify_closing(self._sock)
 
     async def head(self, first_within: float, rest_within: float, limit: int) -> bytes | None:
@@ -153,7 +155,7 @@ class Connection:
             try:
                 return self._sock.recv(CHUNK)
             except BlockingIOError:
-                if self.idle and self._clock.stopping:
+                if self._clock.stopping and not self.answering:
                     return b""
             except OSError:
                 raise self._lost() from None

@@ -25,7 +25,9 @@ def blueprint(registry: Registry) -> Blueprint:
         url = given.get("url")
         if not url:
             raise BadRequestError("Parameter url is required.")
-        workflow = await registry.register(url, given.get("workflow_name") or None)
+        timeout = _seconds(given, "startup_timeout")
+        _seconds(given, "response_timeout")  # of TorchServe's workers; here `timeout-ms` ends what hangs
+        workflow = await registry.register(url, given.get("workflow_name") or None, startup_timeout=timeout)
         return _json({"status": f"Workflow {workflow.name} has been registered and scaled successfully."})
 
     @routes.get("/workflows")
@@ -53,7 +55,15 @@ def _json(value: object) -> Response:
     return Response(pretty(value), content_type="application/json")
 
 
-async def _parameters() -> dict[str, str]:
+def _seconds(given: dict[str, Any], name: str) -> float | None:
+    """Return a parameter of whole seconds, None if it is not given or 0."""
+    text = str(given.get(name, 0))
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise BadRequestError(f"Parameter {name} is not a number of seconds: {text}")
+    return float(text) or None
+
+
+async def _parameters() -> dict[str, Any]:
     """Return the parameters of a registration: of a JSON body if there is one, else of the query."""
     if request.mimetype != "application/json":
         return dict(request.args)

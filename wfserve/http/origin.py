@@ -28,7 +28,7 @@ def refuse_foreign(headers: Headers, address: str) -> None:
     if host and not is_loopback(_hostname(f"//{host}")):
         raise ForbiddenError(f"Host {host} is not this server's.")
     origin = found.get(b"origin")
-    if origin is not None and urlsplit(origin).netloc != host:
+    if origin is not None and origin.partition("//")[2] != host:
         raise ForbiddenError(f"A page of {origin} may not manage this server.")
 
 

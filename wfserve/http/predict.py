@@ -6,6 +6,8 @@ A client that disconnects cancels the walk, whatever it waits for.
 from __future__ import annotations
 
 import json
+import logging
+import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
     ReceiveInto = Callable[[memoryview], Awaitable[int | None]]
 
+log = logging.getLogger(__name__)
 PREFIX = "wfpredict"
 
 
@@ -182,22 +185,33 @@ def _render(answer: Answer, limit: int) -> tuple[Headers, bytes]:
 
 
 def _handler_headers(done: Done) -> Headers:
-    """Return the content type and headers that the leaf's handler set; JSON is what TorchServe says."""
+    """Return the content type and headers that the leaf's handler set; JSON is what TorchServe says.
+
+    What could not stand in a response is left out, and named in the log: it is the handler's mistake.
+    """
     if not done.response:
         return [_JSON]
     said = orjson.loads(done.response)
-    headers = [
-        (b"content-type", (said.get("content_type") or "application/json").encode("latin-1", "replace"))
+    given = {"content-type": "application/json"}
+    given |= {name.lower(): str(value) for name, value in (said.get("headers") or {}).items()}
+    given["content-type"] = said.get("content_type") or given["content-type"]
+    return [
+        (name.encode("ascii"), value.encode("latin-1", "replace"))
+        for name, value in given.items()
+        if name not in _OURS and _is_sound(name, value)
     ]
-    for name, value in (said.get("headers") or {}).items():
-        if name.lower() not in _OURS:
-            headers.append(
-                (name.lower().encode("latin-1", "replace"), str(value).encode("latin-1", "replace"))
-            )
-    return headers
 
 
-_OURS = {"content-type", "content-length", "connection", "transfer-encoding", "x-request-id"}
+def _is_sound(name: str, value: str) -> bool:
+    sound = _NAME.fullmatch(name) is not None and _UNSOUND.search(value) is None
+    if not sound:
+        log.warning("a handler set a response header that cannot be sent: %r: %r", name, value)
+    return sound
+
+
+_OURS = {"content-length", "connection", "transfer-encoding", "x-request-id"}
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")  # RFC 9110, 5.6.2
+_UNSOUND = re.compile(r"[\0-\x08\x0a-\x1f\x7f]")
 
 
 def _merge(answer: Answer) -> bytes:

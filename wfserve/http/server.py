@@ -194,7 +194,10 @@ class Server:
         if head is None:
             return False
         exchange = Exchange(connection, head, self)
-        if await exchange.run(self._app):
+        connection.answering = True
+        reusable = await exchange.run(self._app)
+        connection.answering = False
+        if reusable:
             return True
         if exchange.unfinished:
             await connection.linger(settings.linger_timeout)
@@ -204,7 +207,7 @@ class Server:
         """Let the requests under way end, and cancel those that take too long."""
         self.stopping = True
         for connection in self._connections:
-            if connection.idle:
+            if not connection.answering:
                 connection.wake()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.tick)

@@ -8,6 +8,7 @@ failed one had started is gone before its failure is answered.
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import logging
 import os
@@ -88,18 +89,25 @@ class Registry:
         end = offset + limit
         return [self._workflows[n] for n in names[offset:end]], end if end <= len(names) else None
 
-    async def register(self, url: str, name: str | None = None) -> Workflow:
+    async def register(
+        self, url: str, name: str | None = None, *, startup_timeout: float | None = None
+    ) -> Workflow:
         """Fetch, unpack, load and start a workflow; it is served when this returns.
+
+        Each of its workers may take `startup_timeout` seconds to load, by default what is configured.
 
         Raises `ConflictError` if the name is taken, and whatever is wrong with the archive.
         """
         if name is not None:
             self._refuse_taken(name)
+        config = self.config
+        if startup_timeout is not None:
+            config = dataclasses.replace(config, startup_timeout=startup_timeout)
         directory = self._work / uuid.uuid4().hex
         started = trio.current_time()
         try:
             directory.mkdir(parents=True)
-            blueprint = await prepare(url, name, self._fetcher.within(directory), self.config, directory)
+            blueprint = await prepare(url, name, self._fetcher.within(directory), config, directory)
             with self._reservation(blueprint.name):
                 workflow = Workflow(blueprint, self._transport, self._server)
                 await self._nursery.start(self._keep, workflow, directory)

@@ -79,26 +79,42 @@ class Stage:
 
         Raises `ServiceUnavailableError` when the queue is full. A timeout is a `Failed` outcome.
         """
-        if self.queue.full:
+        if self.queue.full and not item.alone:
             self._counts.refused += 1
             raise ServiceUnavailableError(
                 f"The queue of {self.settings.name} is full, {self.queue.limit} requests wait.", retry_after=1
             )
         self._counts.attempts += 1
-        now = trio.current_time()
-        ticket = Ticket(item, now)
-        self.queue.append(ticket)
+        ticket = Ticket(item, trio.current_time())
+        deadline = self._enqueue(ticket)
         self._bell.set()
         try:
-            outcome = await self._outcome_of(ticket, now + self.settings.timeout)
+            outcome = await self._outcome_of(ticket, deadline)
         except BaseException:
             self._leave(ticket)
             raise
         if outcome is None:
             self._counts.timeouts += 1
+            item.alone = ticket.batch is not None and len(ticket.batch.items) > 1
             self._leave(ticket)
             return Failed(InternalError(f"{self.settings.name} timed out"))
         return outcome
+
+    def _enqueue(self, ticket: Ticket) -> float:
+        """Put `ticket` in line and return when its time is up."""
+        if not ticket.item.alone:
+            self.queue.append(ticket)
+            return ticket.arrived + self.settings.timeout
+        ticket.rerun = True
+        until = self._rerun_deadline()
+        self.queue.put_back([ticket])
+        return until
+
+    def _rerun_deadline(self) -> float:
+        settings = self.settings
+        return policy.rerun_deadline(
+            trio.current_time(), self.queue.parts, settings.timeout, settings.startup_timeout
+        )
 
     async def _outcome_of(self, ticket: Ticket, deadline: float) -> Outcome | None:
         """Wait for the outcome; None if the attempt's time is up and its result no longer wanted."""
@@ -276,10 +292,7 @@ class Stage:
 
     def _run_again(self, part: list[Ticket | None]) -> None:
         live = [ticket for ticket in part if ticket is not None]
-        settings = self.settings
-        until = policy.rerun_deadline(
-            trio.current_time(), self.queue.parts, settings.timeout, settings.startup_timeout
-        )
+        until = self._rerun_deadline()
         for ticket in live:
             ticket.batch = None
             ticket.rerun = True

@@ -10,7 +10,8 @@ The shell (`dispatch.py`) only carries them out. What happens to the items of a 
 and to one attempt whose `timeout-ms` has passed:
 
     it is queued                            WITHDRAW (charged): nothing has started
-    its batch is younger than timeout-ms    ABANDON (charged): the batch goes on, this result is dropped
+    its batch is younger than timeout-ms    ABANDON (charged): the batch goes on, this result is dropped;
+                                            if it was not alone, its next attempt will be, on a fresh timer
     its batch has run for timeout-ms        STOP the worker; then as above: nobody can know which item hangs
 """
 

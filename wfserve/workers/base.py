@@ -35,6 +35,9 @@ class Item:
     request_id: str  # a UUID of its own, as every node job of TorchServe has
     headers: Payload  # the client's headers, a JSON list of [name, value]
     inputs: tuple[tuple[int, Payload], ...]  # (index of the parent node, what it returned), in arrival order
+    alone: bool = (
+        False  # to be run by itself: an attempt beside others was given up, and one of them may hang
+    )
 
 
 @dataclass(frozen=True, slots=True)
