@@ -30,7 +30,7 @@ test: install $(ARCHIVES) ## run the tests; those that take minutes: make test-s
 	$(BIN)/python -m pytest -q
 
 test-slow: install $(ARCHIVES) ## run the fault tests that take minutes
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -s -m slow
 
 install: $(VENV)/.installed ## make the virtual environment and build the native module
 
