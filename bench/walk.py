@@ -20,21 +20,11 @@ import trio
 from wfserve.config import Config, load
 from wfserve.dag.walk import Request
 from wfserve.registry.catalogue import Registry, open_registry
-from wfserve.transport.frame import Kind, pack_header
+from wfserve.transport.frame import Kind
+from wfserve.transport.publish import publish
 
 if TYPE_CHECKING:
     from wfserve.registry.workflow import Workflow
-    from wfserve.transport.base import Arena, Payload
-
-
-def publish(arena: Arena, data: bytes, kind: Kind) -> Payload:
-    """Put `data` where workers can read it."""
-    loan = arena.loan(max(1, len(data)))
-    try:
-        loan.buffer[: len(data)] = data
-        return loan.publish(pack_header(kind, len(data)), 0, len(data))
-    finally:
-        loan.release()
 
 
 async def client(
@@ -43,7 +33,7 @@ async def client(
     """Walk one request after another until the clock says stop; append each one's seconds to `times`."""
     while (began := trio.current_time()) < until:
         headers = publish(registry.arena, b"[]", Kind.JSON)
-        answer = await workflow.predict(Request(headers, publish(registry.arena, body, Kind.BYTES)))
+        answer = await workflow.predict(Request(headers, publish(registry.arena, body)))
         assert answer is not None
         answer.release()
         times.append(trio.current_time() - began)

@@ -1,17 +1,13 @@
 """What several tests build: payloads in a real arena of the in-process transport."""
 
 from wfserve.transport.base import Payload
-from wfserve.transport.frame import Kind, pack_header
 from wfserve.transport.memory import MemoryTransport
+from wfserve.transport.publish import publish
 from wfserve.workers.base import Item
 
 
 def payload(transport: MemoryTransport, data: bytes) -> Payload:
-    loan = transport.arena.loan(max(1, len(data)))
-    loan.buffer[: len(data)] = data
-    published = loan.publish(pack_header(Kind.BYTES, len(data)), 0, len(data))
-    loan.release()
-    return published
+    return publish(transport.arena, data)
 
 
 def item(transport: MemoryTransport, data: bytes = b"body") -> Item:

@@ -18,6 +18,7 @@ from wfserve.errors import BadRequestError, InternalError, NotFoundError, TooLar
 from wfserve.http.exchange import BODY_INTO
 from wfserve.http.respond import as_wfserve_error, common_headers, error_headers, pretty, request_id
 from wfserve.transport.frame import Kind, pack_header
+from wfserve.transport.publish import publish
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
@@ -87,18 +88,9 @@ def _workflow_name(scope: Scope) -> str:
     return unquote(segments[2]) if "%" in segments[2] else segments[2]
 
 
-def _publish(arena: Arena, data: bytes | bytearray, kind: Kind) -> Payload:
-    loan = arena.loan(max(1, len(data)))
-    try:
-        loan.buffer[: len(data)] = data
-        return loan.publish(pack_header(kind, len(data)), 0, len(data))
-    finally:
-        loan.release()
-
-
 def _headers_payload(headers: Headers, arena: Arena) -> Payload:
     pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
-    return _publish(arena, orjson.dumps(pairs), Kind.JSON)
+    return publish(arena, orjson.dumps(pairs), Kind.JSON)
 
 
 async def _read_body(scope: Scope, receive: Receive, arena: Arena, limit: int) -> Payload:
@@ -111,9 +103,9 @@ async def _read_body(scope: Scope, receive: Receive, arena: Arena, limit: int) -
     if not more:
         if len(first) > limit:
             raise _too_large(limit)
-        return _publish(arena, first, Kind.BYTES)
+        return publish(arena, first)
     if declared is None:
-        return _publish(arena, await _read_undeclared(first, receive, limit), Kind.BYTES)
+        return publish(arena, await _read_undeclared(first, receive, limit))
     return await _read_declared(first, receive, arena, declared)
 
 
