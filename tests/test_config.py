@@ -13,7 +13,7 @@ from wfserve.errors import ConfigError
 
 KEYS = {  # key → (text, field, value)
     "inference_address": ("http://0.0.0.0:9000", "inference_address", Address("0.0.0.0", 9000)),
-    "management_address": ("http://host-1.example", "management_address", Address("host-1.example", 8081)),
+    "management_address": ("http://localhost", "management_address", Address("localhost", 8081)),
     "metrics_address": ("http://[::1]:9002/", "metrics_address", Address("::1", 9002)),
     "workflow_store": ("/a", "workflow_store", Path("/a")),
     "model_store": ("/b", "model_store", Path("/b")),
@@ -32,6 +32,7 @@ KEYS = {  # key → (text, field, value)
     "unregister_model_timeout": ("4", "unregister_timeout", 4.0),
     "decode_input_request": ("False", "decode_input_request", False),
     "limit_max_image_pixels": ("false", "limit_max_image_pixels", False),
+    "insecure_management": ("true", "insecure_management", True),
 }
 
 
@@ -45,6 +46,14 @@ def file_of(text, name="some.properties"):
     path = Path.cwd() / name
     path.write_text(text)
     return path
+
+
+@pytest.mark.parametrize("address", ["http://0.0.0.0:8081", "http://host-1.example", "http://10.0.0.1:1"])
+def test_management_beyond_loopback_has_to_be_asked_for(address):
+    flags = {"management_address": address}
+    with pytest.raises(ConfigError, match="may run code here"):
+        load(None, flags, environ={})
+    assert load(None, flags | {"insecure_management": "true"}, environ={}).insecure_management
 
 
 def test_every_field_has_a_key():

@@ -98,9 +98,14 @@ def main(ctx: click.Context) -> None:
     "--state-dir", type=_FILE, help="Where the server keeps its lock and state; default ./.wfserve."
 )
 @click.option(
+    "--insecure-management",
+    is_flag=True,
+    help="Let the management API listen beyond loopback: whoever reaches it may run code here.",
+)
+@click.option(
     "--try", "example", metavar="WORKFLOW=FILE", help="Print a curl line for FILE once WORKFLOW is ready."
 )
-def serve(ts_config: Path | None, example: str | None, **flags: Any) -> None:
+def serve(ts_config: Path | None, example: str | None, *, insecure_management: bool, **flags: Any) -> None:
     """Start the server and stay in the foreground.
 
     It stops on Ctrl-C or SIGTERM once the requests that it has accepted are answered; a second signal
@@ -110,6 +115,7 @@ def serve(ts_config: Path | None, example: str | None, **flags: Any) -> None:
     from wfserve.launch import serve_forever
 
     flags["load_workflows"] = flags.pop("workflows")
+    flags["insecure_management"] = "true" if insecure_management else None
     given = {key: str(value) for key, value in flags.items() if value is not None}
     raise SystemExit(serve_forever(load(ts_config, given), example=_example(example)))
 

@@ -8,6 +8,7 @@ TorchServe keep their names; those that mean nothing here are kept in `unused` a
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import os
 import re
 from dataclasses import dataclass
@@ -64,6 +65,7 @@ class Config:
     unregister_timeout: float = 120.0
     decode_input_request: bool = True
     limit_max_image_pixels: bool = True
+    insecure_management: bool = False  # whoever reaches the management API may run code here
     worker_threads: int = 0  # intra-op threads of a worker; 0 = cores shared among a workflow's workers
     unused: tuple[str, ...] = ()  # keys of the file that mean nothing here
 
@@ -165,6 +167,7 @@ _READERS: Mapping[str, Callable[[str, str], Any]] = {
     "unregister_model_timeout": _seconds,
     "decode_input_request": _flag,
     "limit_max_image_pixels": _flag,
+    "insecure_management": _flag,
 }
 _FIELDS = {
     "default_response_timeout": "response_timeout",
@@ -252,7 +255,22 @@ def load(
     return _complete(Config(**values, unused=unused))
 
 
+def is_loopback(host: str) -> bool:
+    """Whether `host` is a name or an address of this machine's loopback."""
+    if host == "localhost" or host.endswith(".localhost"):  # RFC 6761, 6.3
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _complete(config: Config) -> Config:
+    if not (config.insecure_management or is_loopback(config.management_address.host)):
+        raise ConfigError(
+            f"management_address: whoever reaches {config.management_address} may run code here, and there "
+            "is no authorization yet; --insecure-management starts all the same"
+        )
     workflow_store = config.workflow_store or config.model_store
     if workflow_store is None and _DEFAULT_STORE.is_dir():
         workflow_store = _DEFAULT_STORE.absolute()

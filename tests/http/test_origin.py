@@ -2,8 +2,9 @@
 
 import pytest
 
+from wfserve.config import is_loopback
 from wfserve.errors import ForbiddenError
-from wfserve.http.origin import is_loopback, refuse_foreign
+from wfserve.http.origin import refuse_foreign
 
 
 def headers(**given):
@@ -45,8 +46,9 @@ def test_foreign_pages(given):
     assert refusal.value.code == 403
 
 
-def test_a_server_behind_a_name_is_not_guarded_by_it():
-    refuse_foreign(headers(host="models.example", origin="http://pages.example"), "0.0.0.0")
+def test_a_socket_beyond_loopback_is_not_managed():
+    with pytest.raises(ForbiddenError):
+        refuse_foreign(headers(host="127.0.0.1:8081"), "192.168.0.7")
 
 
 @pytest.mark.parametrize(

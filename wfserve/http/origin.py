@@ -6,10 +6,10 @@ shows. Such a request carries the page's `Origin`, or, once its name has been re
 
 from __future__ import annotations
 
-import ipaddress
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from wfserve.config import is_loopback
 from wfserve.errors import ForbiddenError
 
 if TYPE_CHECKING:
@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 
 
 def refuse_foreign(headers: Headers, address: str) -> None:
-    """Raise `ForbiddenError` if a request to the management API on `address` is a foreign page's.
+    """Raise `ForbiddenError` unless a request to the management API came to loopback, from no foreign page.
 
-    Clients that are no browsers send no `Origin`, and call loopback by one of its names.
+    `address` is the one that it came to: hypercorn may listen elsewhere than is configured. Clients that are
+    no browsers send no `Origin`, and call loopback by one of its names.
     """
     if not is_loopback(address):
-        return  # a name in front of it may be anything; whoever exposes it has to ask for tokens
+        raise ForbiddenError("The management API answers on loopback only, without --insecure-management.")
     found = {name: value.decode("latin-1") for name, value in headers if name in (b"host", b"origin")}
     host = found.get(b"host", "")
     if host and not is_loopback(_hostname(f"//{host}")):
@@ -37,13 +38,3 @@ def _hostname(url: str) -> str:
         return urlsplit(url).hostname or ""
     except ValueError:  # brackets around what is no IPv6 address
         return ""
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` is a name or an address of this machine's loopback."""
-    if host == "localhost" or host.endswith(".localhost"):  # RFC 6761, 6.3
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
