@@ -84,10 +84,14 @@ class App:
 
 
 def log_to_stderr() -> None:
-    """Log as a server does; a launcher that has configured logging keeps its own way."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    logging.getLogger("hypercorn.error").propagate = False  # it prints its lines itself
+    """Log as a server does, unless a launcher has configured logging; hypercorn prints its own lines."""
+    ours = logging.getLogger("wfserve")
+    if ours.handlers or logging.getLogger().handlers:
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
 
 
 async def _refuse(error: WfserveError, send: Send) -> None:
