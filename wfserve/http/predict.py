@@ -1,4 +1,4 @@
-"""`/wfpredict/{name}` is a plain ASGI endpoint: one copy of the body to shared memory, one walk, one answer.
+"""`/wfpredict/{name}` is a plain ASGI endpoint: at most one copy of the body, one walk, one answer.
 
 A client that disconnects cancels the walk, whatever it waits for.
 """

@@ -95,7 +95,7 @@ class Stage:
             raise
         if outcome is None:
             self._counts.timeouts += 1
-            item.alone = ticket.batch is not None and len(ticket.batch.items) > 1
+            item.alone |= ticket.batch is not None and len(ticket.batch.items) > 1
             self._leave(ticket)
             return Failed(InternalError(f"{self.settings.name} timed out"))
         return outcome

@@ -72,12 +72,11 @@ class StageQueue:
 
     def take(self, limit: int) -> list[Ticket]:
         """Take the next batch out: a part as it is, or up to `limit` new tickets; empty if nothing waits."""
-        while self._parts:
-            part = self._parts.popleft()
+        if self._parts:
+            part = list(self._parts.popleft())
             for ticket in part:
                 del self._part_of[ticket]
-            if part:  # its tickets may all have been removed
-                return list(part)
+            return part
         taken = [ticket for ticket, _ in zip(self._new, range(limit), strict=False)]
         for ticket in taken:
             del self._new[ticket]
@@ -87,8 +86,8 @@ class StageQueue:
         """Take `ticket` out wherever it waits; False if it does not."""
         part = self._part_of.pop(ticket, None)
         if part is None:
-            part = self._new
-        if ticket not in part:
-            return False
+            return self._new.pop(ticket, ticket) is None
         del part[ticket]
+        if not part:
+            self._parts.remove(part)  # any empty one is this one: there is no other
         return True
