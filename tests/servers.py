@@ -50,6 +50,10 @@ class Server:
         binds = [part for port in self.ports.values() for part in ("-b", f"127.0.0.1:{port}")]
         return [str(HEAD / "hypercorn"), "-k", "trio", *binds, "wfserve.asgi:app"]
 
+    def ready(self) -> str:
+        """Return a pattern of the line that says that requests are taken."""
+        return READY[self.kind].format(**self.ports)
+
     def __enter__(self) -> "Server":
         environ = {key: value for key, value in os.environ.items() if not key.startswith(("TS_", "WFSERVE_"))}
         environ |= {"TS_CONFIG_FILE": str(self.config), "PYTHONUNBUFFERED": "1"}
@@ -65,7 +69,7 @@ class Server:
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
         try:
-            self.wait_for(READY[self.kind].format(**self.ports))
+            self.wait_for(self.ready())
         except BaseException:
             self.__exit__()
             raise

@@ -14,7 +14,17 @@ from tests.answers import answering
 from wfserve.cli import main
 
 COMMANDS = [
-    *([], ["serve"], ["check"], ["register"], ["list"], ["describe"], ["unregister"], ["predict"]),
+    *(
+        [],
+        ["serve"],
+        ["check"],
+        ["doctor"],
+        ["register"],
+        ["list"],
+        ["describe"],
+        ["unregister"],
+        ["predict"],
+    ),
     *(["archive"], ["archive", "model"], ["archive", "workflow"]),
 ]
 SPEC = "models:\n  batch-size: 2\n  cnn: {url: cnn.mar}\ndag:\n  prepare: [cnn]\n"
@@ -71,6 +81,10 @@ def test_the_version():
         (["check", "a", "b"], "unexpected extra argument"),
         (["serve", "--nonsense"], "No such option"),
         (["serve", "--ts-config"], "requires an argument"),
+        (["serve", "--models"], "requires an argument"),
+        (["serve", "--models", "--ncs", "a.mar"], "unexpected extra argument"),
+        (["doctor"], "Missing argument 'CONFIG'"),
+        (["doctor", "missing"], "cannot read the configuration missing"),
         (["serve", "--try", "w"], "is not WORKFLOW=FILE"),
         (["serve", "--try", "w=missing.png"], "is not WORKFLOW=FILE"),
         (["predict", "w"], "give either FILE or --data"),
@@ -99,6 +113,69 @@ def test_wrong_usage_is_one_line(arguments, why):
 def test_a_wrong_configuration_is_one_line(properties, why):
     Path("wrong.properties").write_text(properties)
     assert why in refused("serve", "--ts-config", "wrong.properties")
+
+
+TORCHSERVES_FLAGS = [
+    *("--start", "--foreground", "--ncs", "--dt", "--enable-model-api", "--log-config", "log4j2.xml"),
+    *("--ppath", "plugins", "--cpp-log-config", "c", "--models", "a.mar", "b=b.mar", "--model-store", "s"),
+]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        TORCHSERVES_FLAGS,
+        ["--models", "a.mar", "b=b.mar", *TORCHSERVES_FLAGS[:-5], "--model-store=s", "--no-config-snapshots"],
+    ],
+)
+def test_the_flags_of_torchserve_are_those_of_serve(flags, monkeypatch):
+    """With the meaning that they have there, or none, which the log tells."""
+    started = []
+    monkeypatch.setattr("wfserve.launch.serve_forever", lambda config, **_: started.append(config) or 0)
+    assert run("serve", *flags).exit_code == 0
+    (config,) = started
+    assert config.disable_token_authorization
+    assert config.model_store == Path.cwd() / "s"
+    ignored = {"load_models", "enable_model_api", "log_config", "plugins_path", "cpp_log_config"}
+    assert set(config.unused) == ignored
+
+
+def test_stop_finds_no_server():
+    result = run("serve", "--stop", "--state-dir", "state")
+    assert (result.exit_code, result.stdout) == (0, "wfserve is not running.\n")
+
+
+def test_stop_ends_the_server():
+    hold = (
+        "from pathlib import Path; from wfserve.state.lock import exclusive\n"
+        "with exclusive(Path('state')): print(flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout.readline()
+        result = run("serve", "--stop", "--state-dir", "state")
+    assert (result.exit_code, result.stdout) == (0, f"wfserve has stopped (process {holder.pid}).\n")
+
+
+def test_a_server_that_does_not_stop(monkeypatch):
+    def fail(*_):
+        raise TimeoutError("process 7 was told to stop and has not ended in 40 seconds")
+
+    monkeypatch.setattr("wfserve.state.holder.stop_holder", fail)
+    assert refused("serve", "--stop", code=1).startswith("process 7 was told to stop and has not ended")
+
+
+@pytest.mark.parametrize(("line", "code"), [("vmargs=-Xmx4g", 0), ("job_queue_size=many", 2)])
+def test_the_doctor(line, code):
+    Path("c.properties").write_text(f"model_store=.\nmetrics_address=unix:{Path.cwd()}/s\n{line}\n")
+    result = run("doctor", "c.properties")
+    assert (result.exit_code, result.stderr) == (code, "")
+    severity = "error" if code else "note"
+    assert re.search(rf"^{severity} +setting +{line.partition('=')[0]} +\S", result.stdout, re.MULTILINE)
+    report = json.loads(run("doctor", "--json", "c.properties").stdout)
+    assert (report["config"], report["runs"]) == ("c.properties", not code)
+    assert {"severity", "area", "subject", "message"} == report["findings"][0].keys()
 
 
 @pytest.mark.parametrize("kind", ["missing", "directory", "binary"])

@@ -16,16 +16,18 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from wfserve.config import load
+from wfserve.config import load, remarks
 from wfserve.errors import WfserveError
 from wfserve.http.apis import Apis
+from wfserve.http.auth import open_tokens
 from wfserve.registry.catalogue import open_registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from wfserve.config import Config
-    from wfserve.http.predict import Receive, Scope, Send
+    from wfserve.http.body import Receive, Scope
+    from wfserve.http.respond import Send
     from wfserve.registry.catalogue import Registry
 
 log = logging.getLogger(__name__)
@@ -51,13 +53,18 @@ class App:
                 raise RuntimeError("wfserve needs a server that speaks the ASGI lifespan")
 
     @contextmanager
-    def serving(self, registry: Registry) -> Iterator[None]:
-        """Serve `registry` while the block runs."""
-        self._apis = Apis(registry)
-        try:
-            yield
-        finally:
-            self._apis = None
+    def serving(self, registry: Registry, *, anywhere: bool = False) -> Iterator[None]:
+        """Serve `registry` while the block runs.
+
+        `anywhere` says that the sockets may listen elsewhere than is configured. Raises `ConfigError` if the
+        keys of clients cannot be written.
+        """
+        with open_tokens(registry.config, anywhere=anywhere) as tokens:
+            self._apis = Apis(registry, tokens)
+            try:
+                yield
+            finally:
+                self._apis = None
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -68,15 +75,16 @@ class App:
             log_to_stderr()
             try:
                 await self._own_registry(receive, send)
-            except WfserveError as error:
-                await _refuse(error, send)
+            except* WfserveError as group:
+                await _refuse(first_of(group), send)
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _own_registry(self, receive: Receive, send: Send) -> None:
         config = self._config or load()
+        announce(config)
         async with open_registry(config) as registry, trio.open_nursery() as nursery:
             nursery.start_soon(_end_with_launcher)
-            with self.serving(registry):
+            with self.serving(registry, anywhere=True):
                 registry.load(config.load_workflows)
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
@@ -92,6 +100,18 @@ def log_to_stderr() -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     ours.addHandler(handler)
     ours.setLevel(logging.INFO)
+
+
+def first_of(group: BaseExceptionGroup[WfserveError]) -> WfserveError:
+    """Return the first of the errors in a group of groups."""
+    first = group.exceptions[0]
+    return first_of(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+def announce(config: Config) -> None:
+    """Log what of the configuration has no effect, once."""
+    for remark in remarks(config):
+        log.info("%s", remark)
 
 
 async def _refuse(error: WfserveError, send: Send) -> None:

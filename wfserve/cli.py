@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sys
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -22,8 +24,11 @@ from wfserve.errors import WfserveError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from wfserve.config import Config
+
 USAGE = 2
 REFUSED = 1
+_GRACE = 10.0  # seconds for a server to end, once it has answered what it had accepted
 _FILE = click.Path(path_type=Path)
 
 
@@ -85,39 +90,92 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-@main.command()
+class _Serve(click.Command):
+    """A command whose `--models` takes several values, as torchserve's does."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, _joined(args, "--models"))
+
+
+def _joined(args: list[str], option: str) -> list[str]:
+    """Join the values that follow `option` by commas, which makes them one."""
+    found: list[str] = []
+    for argument in args:
+        if found[-2:-1] == [option] and not (argument.startswith("-") or found[-1].startswith("-")):
+            found[-1] += f",{argument}"
+        else:
+            found.append(argument)
+    return found
+
+
+_accepted = partial(click.option, hidden=True)  # of torchserve, for its scripts' sake
+
+
+@main.command(cls=_Serve)
+@click.option("--start/--stop", default=True, help="Start a server, or stop the one of this state directory.")
 @click.option(
     "--ts-config", type=_FILE, help="Properties file; default $TS_CONFIG_FILE or ./config.properties."
 )
 @click.option("--workflow-store", type=_FILE, help="Directory of .war files; default ./workflow_store.")
 @click.option("--model-store", type=_FILE, help="Directory of .mar files; default: the workflow store.")
 @click.option(
-    "--workflows", metavar="A.war,B.war", help="Archives to register at start; NAME=A.war renames one."
+    "--workflows",
+    "load_workflows",
+    metavar="A.war,B.war",
+    help="Archives to register at start; NAME=A.war renames one.",
 )
 @click.option(
     "--state-dir", type=_FILE, help="Where the server keeps its lock and state; default ./.wfserve."
 )
 @click.option(
+    "--disable-token-auth",
+    "--dt",
+    "disable_token_authorization",
+    flag_value="true",
+    help="Ask no client for a token; beyond loopback only with --insecure-management.",
+)
+@click.option(
     "--insecure-management",
-    is_flag=True,
-    help="Let the management API listen beyond loopback: whoever reaches it may run code here.",
+    flag_value="true",
+    help="Serve without tokens beyond loopback: whoever reaches the management API may run code here.",
 )
 @click.option(
     "--try", "example", metavar="WORKFLOW=FILE", help="Print a curl line for FILE once WORKFLOW is ready."
 )
-def serve(ts_config: Path | None, example: str | None, *, insecure_management: bool, **flags: Any) -> None:
+@_accepted("--foreground", is_flag=True, expose_value=False)
+@_accepted("--no-config-snapshots", "--ncs", is_flag=True, expose_value=False)
+@_accepted("--enable-model-api", flag_value="true")
+@_accepted("--models", "load_models")
+@_accepted("--log-config")
+@_accepted("--cpp-log-config")
+@_accepted("--plugins-path", "--ppath", "plugins_path")
+def serve(ts_config: Path | None, example: str | None, *, start: bool, **flags: Any) -> None:
     """Start the server and stay in the foreground.
 
     It stops on Ctrl-C or SIGTERM once the requests that it has accepted are answered; a second signal
-    stops it at once.
+    stops it at once. All options of torchserve are understood; those that mean nothing here are named in
+    the log.
     """
     from wfserve.config import load
+
+    example_call = _example(example)
+    config = load(ts_config, {key: str(value) for key, value in flags.items() if value is not None})
+    if not start:
+        _stop(config)
+        return
     from wfserve.launch import serve_forever
 
-    flags["load_workflows"] = flags.pop("workflows")
-    flags["insecure_management"] = "true" if insecure_management else None
-    given = {key: str(value) for key, value in flags.items() if value is not None}
-    raise SystemExit(serve_forever(load(ts_config, given), example=_example(example)))
+    raise SystemExit(serve_forever(config, example=example_call))
+
+
+def _stop(config: Config) -> None:
+    from wfserve.state.holder import stop_holder
+
+    try:
+        pid = stop_holder(config.state_dir, config.stop_timeout + _GRACE)
+    except TimeoutError as error:
+        _end(f"{error}; one that hypercorn started stops with hypercorn", REFUSED)
+    click.echo("wfserve is not running." if pid is None else f"wfserve has stopped (process {pid}).")
 
 
 def _example(text: str | None) -> tuple[str, Path] | None:
@@ -149,6 +207,28 @@ def check(file: Path, *, as_json: bool) -> None:
         if not errors:
             click.echo(f"{click.format_filename(file)}: ok")
     raise SystemExit(USAGE if errors else 0)
+
+
+@main.command()
+@click.argument("config", type=_FILE)
+@click.option("--json", "as_json", is_flag=True, help="Print all findings as JSON.")
+def doctor(config: Path, *, as_json: bool) -> None:
+    """Say what of a TorchServe installation will run, and what to look at.
+
+    CONFIG is its config.properties. The stores, archives, addresses and files that it names are examined;
+    nothing is run, written or downloaded. Exit code 0 if all of it would run, 2 if something would not.
+    """
+    from wfserve.doctor import examine
+
+    findings = examine(config, os.environ)
+    runs = all(finding.severity != "error" for finding in findings)
+    if as_json:
+        report = {"config": str(config), "runs": runs, "findings": [asdict(finding) for finding in findings]}
+        click.echo(json.dumps(report, indent=2))
+    else:
+        rows = ((each.severity, each.area, each.subject, each.message) for each in findings)
+        _table(("", "WHAT", "NAME", "FINDING"), rows)
+    raise SystemExit(0 if runs else USAGE)
 
 
 _SERVER = click.option(

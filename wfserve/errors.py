@@ -30,6 +30,10 @@ class InternalError(WfserveError):
     """Something failed on our side, or in a node (500)."""
 
 
+class WorkerDiedError(InternalError):
+    """The worker died that ran the call, or was killed because it took too long (500)."""
+
+
 class BadRequestError(WfserveError):
     """The request cannot be understood (400)."""
 
@@ -79,6 +83,12 @@ class ModelNotFoundError(NotFoundError):
     type = "ModelNotFoundException"
 
 
+class ModelVersionNotFoundError(NotFoundError):
+    """The model has another version (404)."""
+
+    type = "ModelVersionNotFoundException"
+
+
 class ForbiddenError(WfserveError):
     """The request could be somebody else's, sent by a browser (403)."""
 
@@ -115,6 +125,10 @@ class ServiceUnavailableError(WfserveError):
 
     status = 503
     type = "ServiceUnavailableException"
+
+
+class NoWorkerError(ServiceUnavailableError):
+    """A node takes no more calls: its queue is full, or it may have no worker (503)."""
 
 
 class OutOfMemoryError(WfserveError):

@@ -5,22 +5,25 @@ from __future__ import annotations
 import logging
 import shlex
 import signal
-import socket
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from wfserve import __version__
-from wfserve.asgi import App, log_to_stderr
-from wfserve.errors import ConfigError, WfserveError
+from wfserve.asgi import App, announce, first_of, log_to_stderr
+from wfserve.errors import WfserveError
+from wfserve.http.listen import bound
 from wfserve.http.server import ServerSettings, serve
+from wfserve.http.tls import serve_tls, tls_context
 from wfserve.registry.catalogue import open_registry
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from wfserve.config import Address, Config
+    from wfserve.config import Config
+    from wfserve.http.exchange import App as AsgiApp
     from wfserve.registry.catalogue import Registry
 
 log = logging.getLogger(__name__)
@@ -32,41 +35,48 @@ def serve_forever(config: Config, example: tuple[str, Path] | None = None) -> in
     `example` is a workflow and a file to print a curl line for, once the workflow is ready.
     """
     log_to_stderr()
-    for key in config.unused:
-        log.info("the configuration's %s means nothing here and is ignored", key)
+    announce(config)
     with ExitStack() as sockets:
-        listeners = [sockets.enter_context(_listener(address)) for address in _addresses(config)]
+        carriers = Carriers(config, sockets)
         try:
-            trio.run(_serve, config, listeners, example)
+            trio.run(_serve, config, carriers, example)
         except* WfserveError as group:
-            raise group.exceptions[0] from None
+            raise first_of(group) from None
     return 0
 
 
-def _addresses(config: Config) -> list[Address]:
-    return list(dict.fromkeys([config.inference_address, config.management_address, config.metrics_address]))
+class Carriers:
+    """The servers that carry the addresses of one configuration: our own, and hypercorn for those with TLS.
+
+    Everything that can be wrong with an address is found here, before anything else is started: raises
+    `ConfigError`.
+    """
+
+    def __init__(self, config: Config, sockets: ExitStack) -> None:
+        addresses = list(dict.fromkeys(config.address(api) for api in config.apis))
+        self._settings = _server_settings(config)
+        self._plain = [sockets.enter_context(bound(each)) for each in addresses if each.scheme != "https"]
+        self._secure = [sockets.enter_context(bound(each)) for each in addresses if each.scheme == "https"]
+        self._context = tls_context(config) if self._secure else None
+
+    async def carry(self, app: AsgiApp, stop: trio.Event, *, task_status: trio.TaskStatus[None]) -> None:
+        """Serve `app` until `stop` is set and every accepted request is answered."""
+        async with trio.open_nursery() as nursery:
+            if self._plain:
+                await nursery.start(partial(serve, app, self._plain, self._settings, stop=stop))
+            if self._context is not None:
+                secure = partial(serve_tls, app, self._secure, self._settings, self._context, stop=stop)
+                await nursery.start(secure)
+            task_status.started()
 
 
-def _listener(address: Address) -> socket.socket:
-    """Bind `address` before anything else is started, so that a port that is taken costs nothing."""
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((address.host, address.port))
-    except OSError as error:
-        listener.close()
-        raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from None
-    return listener
-
-
-async def _serve(config: Config, listeners: list[socket.socket], example: tuple[str, Path] | None) -> None:
+async def _serve(config: Config, carriers: Carriers, example: tuple[str, Path] | None) -> None:
     app = App(config)
     stop = trio.Event()
     async with open_registry(config) as registry, trio.open_nursery() as nursery:
 
         async def carry(*, task_status: trio.TaskStatus[None]) -> None:
-            await serve(app, listeners, _server_settings(config), stop=stop, task_status=task_status)
+            await carriers.carry(app, stop, task_status=task_status)
             nursery.cancel_scope.cancel()
 
         await nursery.start(_stop_on_signal, stop, nursery.cancel_scope)
@@ -101,16 +111,12 @@ async def _stop_on_signal(
 
 
 def _say_where(config: Config) -> None:
-    log.info(
-        "wfserve %s: inference %s, management %s, metrics %s",
-        __version__,
-        config.inference_address,
-        config.management_address,
-        config.metrics_address,
-    )
+    where = ", ".join(f"{api} {config.address(api)}" for api in config.apis)
+    log.info("wfserve %s: %s", __version__, where)
 
 
 def _say_how(registry: Registry, config: Config, name: str, file: Path) -> None:
     if any(workflow.name == name for workflow in registry):
-        url = f"{config.inference_address}/wfpredict/{name}"
-        print(f"curl -f -T {shlex.quote(str(file))} {url}", flush=True)
+        address = config.inference_address
+        server = f"--unix-socket {shlex.quote(address.path)} http://localhost" if address.path else address
+        print(f"curl -f -T {shlex.quote(str(file))} {server}/wfpredict/{name}", flush=True)

@@ -1,5 +1,6 @@
 """Archives come from the stores, or from where the policy allows; only the log says why one is refused."""
 
+import hashlib
 import logging
 import os
 import socket
@@ -180,6 +181,37 @@ async def test_a_download(into: Path) -> None:
         assert fetched.downloaded
         assert fetched.path.parent == into
         assert fetched.path.read_bytes() == BODY
+
+
+DIGEST = hashlib.sha256(b"w").hexdigest()
+
+
+@pytest.mark.parametrize("digest", [DIGEST, DIGEST.upper()])
+async def test_an_archive_with_the_digest_that_it_must_have(tmp_path: Path, into: Path, digest: str) -> None:
+    (tmp_path / "w.war").write_bytes(b"w")
+    assert (await Fetcher(FetchPolicy()).model("w.war", tmp_path, digest)).path == tmp_path / "w.war"
+    async with a_site() as site:
+        site.pages["/w.war"] = ok(b"w")
+        assert (await lenient(into).workflow(site.url("/w.war"), None, digest)).downloaded
+
+
+async def test_an_archive_with_another_digest_is_refused(
+    tmp_path: Path, into: Path, reasons: Callable[[], str]
+) -> None:
+    (tmp_path / "w.war").write_bytes(b"v")
+    await refused(Fetcher(FetchPolicy()).workflow("w.war", tmp_path, DIGEST), "w.war")
+    assert (tmp_path / "w.war").exists()
+    async with a_site() as site:
+        site.pages["/w.war"] = ok(b"v")
+        await refused(lenient(into).workflow(site.url("/w.war"), None, DIGEST), site.url("/w.war"))
+    assert os.listdir(into) == []
+    assert reasons().count(f"not {DIGEST}") == 2
+
+
+async def test_a_directory_has_no_digest(tmp_path: Path, reasons: Callable[[], str]) -> None:
+    (tmp_path / "m").mkdir()
+    await refused(Fetcher(FetchPolicy()).model("m", tmp_path, DIGEST), "m")
+    assert "Is a directory" in reasons()
 
 
 async def test_a_name_matches_in_any_case(into: Path) -> None:

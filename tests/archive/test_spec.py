@@ -157,6 +157,12 @@ def test_sections(text: str, expected: list[str]) -> None:
     assert findings(text) == expected
 
 
+@pytest.mark.parametrize("digest", ["ab" * 32, "AB" * 32, "12" * 32, "1e" + "10" * 31])
+def test_a_digest_is_taken_as_it_is_written(digest: str) -> None:
+    assert models(f"m: {{url: x, sha256: {digest}}}").models["m"].sha256 == digest
+    assert models("m: {url: x}").models["m"].sha256 == ""
+
+
 COUNT = "error: batch-size must be an integer from 1 to 2147483647"
 URL = "error: url must be the name of a model archive, or a URL"
 
@@ -193,6 +199,8 @@ URL = "error: url must be the name of a model archive, or a URL"
             "2:15: warning: unknown setting 'batch-sise' is ignored (did you mean 'batch-size'?)",
         ),
         ("m/n: {url: x}", "2:3: error: 'm/n' cannot name a node"),
+        ("m: {url: x, sha256: 12}", "2:23: error: sha256 must be 64 hexadecimal digits"),
+        ("m: {url: x, sha256: [a]}", "2:23: error: sha256 must be 64 hexadecimal digits"),
     ],
 )
 def test_models(line: str, expected: str) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
+import yaml
 
 from wfserve.child.context import Headers, Job, NodeContext
 from wfserve.child.form import Parameter
@@ -13,6 +14,7 @@ from wfserve.child.spec import WorkerSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 
 def spec(**fields: Any) -> WorkerSpec:
@@ -78,6 +80,35 @@ def test_parameters_appear_among_the_headers() -> None:
     assert dict(headers) == {"body": {"content-type": "text/plain"}, "data": "header"}
 
 
+def test_a_status_that_is_set_before_any_request_is_nobodys() -> None:
+    context = NodeContext(spec()).context
+    context.set_response_status(500)
+    context.set_all_response_status(500)
+    assert context.get_request_id() is None
+
+
+METRICS = """
+model_metrics:
+  counter:
+    - name: Seen
+      unit: count
+      dimensions: [Kind]
+"""
+
+
+def test_metrics_that_a_file_defines(tmp_path: Path) -> None:
+    (tmp_path / "metrics.yaml").write_text(METRICS)
+    node = NodeContext(spec(metrics_config=str(tmp_path / "metrics.yaml")))
+    node.context.metrics.get_metric("Seen").add_or_update(2, ["a"])
+    assert orjson.loads(node.take_metrics()) == [["Seen", "Count", "counter", 2.0, {"Kind": "a"}]]
+
+
+def test_a_metrics_file_that_is_wrong_fails_the_load(tmp_path: Path) -> None:
+    (tmp_path / "metrics.yaml").write_text("model_metrics: [")
+    with pytest.raises(yaml.YAMLError, match="cannot parse"):
+        NodeContext(spec(metrics_config=str(tmp_path / "metrics.yaml")))
+
+
 def test_sequence_and_stopping() -> None:
     _, context = begun([("ts_request_sequence_id", "s1")])
     assert context.get_sequence_id(0) == "s1"
@@ -124,11 +155,12 @@ def test_the_request_processor_directly() -> None:
 def test_the_same_context_is_told_of_each_batch() -> None:
     node, context = begun([("a", "1")])
     context.metrics.add_counter("seen", 1)
+    assert b'"seen"' in node.take_metrics()
     node.begin([Job("id-9", Headers(b""), {})])
     assert node.context is context
     assert context.request_ids == {0: "id-9"}
     assert context.get_all_request_header(0) == {}
-    assert context.metrics.store == []
+    assert node.take_metrics() == b""
 
 
 @pytest.mark.parametrize("encoded", [b"", b"[]"])

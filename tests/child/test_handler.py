@@ -24,9 +24,10 @@ def jobs(*values: Any) -> list[Job]:
 
 
 def values(spec: WorkerSpec, *bodies: Any) -> list[Any]:
-    return [
-        answer.value if isinstance(answer, Answer) else answer for answer in Handler(spec).run(jobs(*bodies))
-    ]
+    handler, every = Handler(spec), jobs(*bodies)
+    parts = [[job] for job in every] if spec.is_function else [every]
+    answers = [answer for part in parts for answer in handler.call(part)]
+    return [answer.value if isinstance(answer, Answer) else answer for answer in answers]
 
 
 MODULE = """

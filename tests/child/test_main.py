@@ -6,6 +6,7 @@ import dataclasses
 import io
 from typing import TYPE_CHECKING, Any
 
+import orjson
 import pytest
 import torch
 import trio
@@ -105,6 +106,24 @@ def test_later_nodes_get_bytes_by_their_parents_names_in_arrival_order(server: A
     assert (
         result.data.decode() == "{'three': bytearray(b'3'), 'one': bytearray(b'1'), 'two': bytearray(b'2')}"
     )
+
+
+@pytest.mark.parametrize("data_format", ["bytes", "native"])
+def test_a_function_may_return_the_same_buffer_every_time(
+    data_format: str, server: Any, archive: Make
+) -> None:
+    code = """
+        import torch
+        buffer = torch.zeros(1)
+        def handle(data, context):
+            if data is None:
+                return None
+            buffer[0] += 1
+            return [buffer]
+    """
+    spec = archive(code, is_function=True, parents=("a",), data_format=data_format)
+    first, second = server.batch(spec, server.item(server.put(b"")), server.item(server.put(b"")))
+    assert first.data != second.data
 
 
 def test_headers_and_what_the_handler_says_travel(server: Any, archive: Make) -> None:
@@ -344,3 +363,60 @@ async def test_a_child_in_a_thread_answers_one_batch_after_another(server: Any, 
 def test_a_descriptor_outside_of_everything_ends_the_child(server: Any, archive: Make) -> None:
     with pytest.raises(ValueError, match="held slot"):
         server.run(archive(ECHO), Message(MessageKind.CALL, 1, Descriptor(1, 1 << 40, 64)))
+
+
+METERED = """
+    def handle(data, context):
+        for row in data or ():
+            context.metrics.add_counter("calls", 1)
+            context.metrics.add_metric(str(row["body"], "utf-8"), 1, "count")
+        return data and [b""] * len(data)
+"""
+
+
+@pytest.mark.parametrize("function", [True, False])
+def test_what_a_handler_recorded_travels_with_its_batch(server: Any, archive: Make, function: bool) -> None:
+    spec = archive(METERED, is_function=function)
+    first = server.call(1, *(server.item(server.put(name)) for name in (b"a", b"b")))
+    _, one, two = server.run(spec, first, server.call(2, server.item(server.put(b"a"))))
+    recorded = [
+        [(name, value) for name, _, _, value, _ in orjson.loads(server.reply(done).metrics)]
+        for done in (one, two)
+    ]
+    assert recorded == [[("calls", 2.0), ("a", 1.0), ("b", 1.0)], [("calls", 1.0), ("a", 1.0)]]
+
+
+def test_nothing_recorded_is_nothing_sent(server: Any, archive: Make) -> None:
+    _, done = server.run(archive(ECHO), server.call(1, server.item(server.put(b"a"))))
+    assert server.reply(done).metrics == b""
+
+
+def test_metrics_give_way_to_results(server: Any, archive: Make) -> None:
+    """There is no more memory: the reply goes without what was recorded."""
+    metered = archive(METERED)
+    call = server.call(1, server.item(server.put(b"n" * 2000)), extent=1024)
+    nothing = Message(MessageKind.GRANT, 1, NOWHERE)
+    *_, done = server.run(metered, call, nothing)
+    assert server.reply(done).metrics == b""
+    assert [each.data for each in server.results(done)] == [b""]
+
+
+@pytest.mark.parametrize("data_format", ["bytes", "native"])
+def test_a_direct_call_reads_a_clients_body_and_answers_a_client(
+    server: Any, archive: Make, data_format: str
+) -> None:
+    """Beside it in the batch is one of a walk, which reads its parents and is read by a node."""
+    code = """
+        import torch
+
+        def handle(data, context):
+            return data and [{"row": repr(row), "t": torch.ones(1).tolist()} for row in data]
+    """
+    spec = archive(code, parents=("a", "b"), data_format=data_format)
+    body = server.put(b'{"x": 1}')
+    direct = server.item(body, headers={"content-type": "application/json"})._replace(direct=True)
+    called, walked = server.batch(spec, direct, server.item(body, body))
+    assert called.kind == Kind.JSON
+    assert called.json() == {"row": "{'body': {'x': 1}}", "t": [1.0]}
+    assert walked.kind == (Kind.JSON if data_format == "bytes" else Kind.OBJECT)
+    assert b"'a':" in walked.data

@@ -16,7 +16,7 @@ import torch.multiprocessing
 
 from wfserve.child import main
 from wfserve.child.spec import WorkerSpec
-from wfserve.child.surroundings import COMPAT, import_path
+from wfserve.child.surroundings import COMPAT, hide_variables, import_path
 from wfserve.transport.base import NOWHERE, Message, MessageKind
 from wfserve.transport.frame import Kind, pack_header
 from wfserve.transport.message import Call, CallItem, Ref, call_size, decode_reply, encode_call
@@ -35,6 +35,21 @@ def test_the_import_path(tmp_path: Path) -> None:
     link.symlink_to(real)
     assert import_path(str(real), ["/inherited"]) == [COMPAT, "/inherited", str(real)]
     assert import_path(str(link), []) == [COMPAT, str(link), str(link.parent)]
+
+
+def test_a_models_own_packages_come_after_nothing_but_ts(tmp_path: Path) -> None:
+    path = import_path(str(tmp_path), ["/inherited"], "packages")
+    assert path == [COMPAT, os.path.abspath("packages"), "/inherited", str(tmp_path)]
+
+
+def test_variables_are_hidden_by_their_whole_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_SECRET", "AWS_KEY", "MY_AWS_KEY", "PLAIN"):
+        monkeypatch.setenv(name, "x")
+    hide_variables("")
+    assert "AWS_KEY" in os.environ
+    hide_variables("AWS_.*|.*SECRET")
+    assert {"AWS_SECRET", "AWS_KEY"}.isdisjoint(os.environ)
+    assert {"MY_AWS_KEY", "PLAIN"} <= os.environ.keys()
 
 
 def test_importing_the_child_starts_no_thread_of_ours_and_no_cuda() -> None:

@@ -33,7 +33,8 @@ def v2(**changes: Any) -> dict[str, Any]:
 
 
 def test_body_unwraps(through: Callable[..., Any]) -> None:
-    assert through("body.BodyEnvelope", [{"body": 1}, {"data": 2, "body": 3}]) == [1, 2]
+    rows = [{"body": 1}, {"data": 2, "body": 3}, {"body": None}, {"left": 1, "right": 2}]
+    assert through("body.BodyEnvelope", rows) == [1, 2, None, {"left": 1, "right": 2}]
 
 
 def test_json_joins_instances_and_parts_predictions(through: Callable[..., Any]) -> None:

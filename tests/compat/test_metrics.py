@@ -115,8 +115,8 @@ def test_a_definition_outlives_the_batch_and_its_values_do_not(store: Any) -> No
     defined = store.add_metric_to_cache("calls", "count", ["Kind"], MetricTypes.COUNTER)
     defined.add_or_update(2, ["a"])
     assert recorded(store) == [("calls", 2, "Count", None)]
-    store.begin({0: "id-2"})
-    assert store.store == []
+    assert [each.value for each in store.take()] == [2]
+    assert store.store == store.take() == []
     assert store.get_metric("calls") is defined
     defined.add_or_update(3, ["a"], "id-2")
     assert recorded(store) == [("calls", 3, "Count", "id-2")]

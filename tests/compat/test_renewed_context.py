@@ -45,3 +45,4 @@ def test_metrics_defined_at_load_are_there_for_every_batch() -> None:
             ("calls", 1, None),
             ("seen", 1, request_id),
         ]
+        assert node.take_metrics()

@@ -2,7 +2,6 @@
 
 import math
 from contextlib import asynccontextmanager
-from functools import partial
 
 import pytest
 import trio
@@ -10,8 +9,15 @@ import trio.testing
 
 from tests.support import payload, text
 from wfserve.dag.graph import Graph
-from wfserve.dag.walk import Request, Route, walk
-from wfserve.errors import InternalError, PredictionError, ServiceUnavailableError
+from wfserve.dag.walk import Request, Route, call, walk
+from wfserve.errors import (
+    BadRequestError,
+    InternalError,
+    NoWorkerError,
+    OutOfMemoryError,
+    PredictionError,
+    ServiceUnavailableError,
+)
 from wfserve.scheduling.dispatch import Stage, StageSettings
 from wfserve.transport.memory import MemoryTransport
 from wfserve.workers.base import Done, Failed
@@ -86,8 +92,8 @@ def failing(error, times=math.inf):
     return work
 
 
-async def answer_of(route, request, watch=None):
-    answer = await walk(route, request, watch)
+async def answer_of(route, request):
+    answer = await walk(route, request)
     texts = {leaf: text(done.payload) for leaf, done in answer.leaves.items()}
     answer.release()
     return texts
@@ -183,18 +189,14 @@ async def test_a_client_that_leaves_takes_its_request_along(
         if queued:
             pool.idle = 0
         began = trio.current_time()
-        assert await walk(route, request_, partial(trio.sleep, 5)) is None
+        with trio.move_on_after(5) as client:
+            await walk(route, request_)
+        assert client.cancelled_caught
         assert trio.current_time() - began == pytest.approx(5)
         assert not any(len(stage.queue) for stage in route.stages.values())
         for batch in pool.batches:
             pool.stop(batch)
         pool.idle = max(pool.idle, 1)
-
-
-async def test_the_watch_ends_with_the_answer(autojump_clock, serving, request_):
-    async with serving({"a": ["b"]}) as route:
-        with trio.fail_after(1):
-            assert await answer_of(route, request_, trio.sleep_forever) == {"b": "(0:(0:in)a)b"}
 
 
 @pytest.mark.parametrize("moment", [0.0, 0.5, 1.0, 1.5, 2.5])
@@ -208,3 +210,85 @@ async def test_cancelled_from_outside_at_any_stage(autojump_clock, serving, requ
             await walk(route, request_)
         assert not any(len(stage.queue) for stage in route.stages.values())
         await trio.sleep(5)  # the batches that run end by themselves
+
+
+async def test_a_call_is_direct_and_made_once(autojump_clock, serving, request_):
+    seen = []
+
+    async def work(items):
+        seen.extend((item.direct, text(item.inputs[0][1])) for item in items)
+        return [Failed(InternalError("Prediction failed", code=503)) for _ in items]
+
+    async with serving({"a": []}, {"a": work}, retry_attempts=3) as route:
+        with pytest.raises(InternalError, match="Prediction failed") as raised:
+            await call(route, request_)
+    assert raised.value.code == 503
+    assert seen == [(True, "in")]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "kind"),
+    [
+        (PredictionError("no", code=418), 418, "InternalServerException"),
+        (OutOfMemoryError("Out of resources"), 507, "InternalServerException"),
+        (BadRequestError("no end"), 400, "BadRequestException"),
+        (ServiceUnavailableError("no memory"), 503, "ServiceUnavailableException"),
+    ],
+)
+async def test_a_calls_error_is_the_nodes_own(autojump_clock, serving, request_, error, code, kind):
+    async with serving({"a": []}, {"a": failing(error)}) as route:
+        with pytest.raises(type(error) if code != 507 else InternalError) as raised:
+            await call(route, request_)
+    assert raised.value.body() == {"code": code, "type": kind, "message": error.message}
+
+
+@pytest.mark.parametrize("wait", [0.0, 2.0])
+async def test_a_call_may_wait_and_then_run_as_long_as_it_was_given(autojump_clock, serving, request_, wait):
+    """Whatever the stage allows an attempt; then its worker is killed."""
+    async with serving({"a": []}, {"a": hang}, timeout=0.5) as route:
+        pool = route.stages["a"].pool
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            if wait:
+                pool.idle = 0
+                nursery.start_soon(_free, route.stages["a"], wait)
+            with pytest.raises(InternalError, match=r"^Worker died\.$"):
+                await call(route, request_, 3.0)
+        assert trio.current_time() - began == pytest.approx(wait + 3.0)
+
+
+async def _free(stage, seconds):
+    await trio.sleep(seconds)
+    stage.pool.idle = 1
+    stage.replica_ready()
+
+
+async def test_a_call_that_waited_too_long_is_out_of_the_queue(autojump_clock, serving, request_):
+    async with serving({"a": []}) as route:
+        route.stages["a"].pool.idle = 0
+        with pytest.raises(InternalError, match="timed out"):
+            await call(route, request_, 3.0)
+        assert len(route.stages["a"].queue) == 0
+        route.stages["a"].pool.idle = 1
+
+
+async def test_a_call_that_finds_no_place(autojump_clock, serving, request_):
+    async with serving({"a": []}, queue_size=0) as route:
+        with pytest.raises(NoWorkerError) as raised:
+            await call(route, request_)
+    assert raised.value.retry_after == 1
+
+
+@pytest.mark.parametrize("queued", [True, False])
+async def test_a_client_that_leaves_takes_its_call_along(autojump_clock, serving, request_, queued):
+    async with serving({"a": []}, {"a": hang}, timeout=60) as route:
+        pool = route.stages["a"].pool
+        if queued:
+            pool.idle = 0
+        with trio.move_on_after(5) as client:
+            await call(route, request_, 60)
+        assert client.cancelled_caught
+        assert len(route.stages["a"].queue) == 0
+        for batch in pool.batches:
+            pool.stop(batch)
+        pool.idle = max(pool.idle, 1)

@@ -269,7 +269,6 @@ def test_a_result_over_the_limit(server):
         ("metrics", "/ping"),
         ("inference", "/wfpredict"),
         ("inference", "/wfpredict/"),
-        ("inference", "/"),
     ],
 )
 def test_what_does_not_belong_on_a_port(server, api, path):

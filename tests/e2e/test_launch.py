@@ -70,7 +70,10 @@ def hypercorn_twice(server):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("inference_address=nonsense\n", "inference_address: expected http://host:port, not 'nonsense'"),
+        (
+            "inference_address=nonsense\n",
+            "inference_address: expected http://host:port, https://host:port or unix:/path, not 'nonsense'",
+        ),
         ("job_queue_size=many\n", "job_queue_size: expected a whole number, not 'many'"),
         ("decode_input_request=1\n", "decode_input_request: expected true or false, not '1'"),
         (

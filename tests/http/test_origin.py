@@ -22,7 +22,7 @@ def headers(**given):
     ],
 )
 def test_clients_of_this_machine(given):
-    refuse_foreign(headers(**given), "127.0.0.1")
+    refuse_foreign(headers(**given))
 
 
 @pytest.mark.parametrize(
@@ -42,13 +42,21 @@ def test_clients_of_this_machine(given):
 )
 def test_foreign_pages(given):
     with pytest.raises(ForbiddenError) as refusal:
-        refuse_foreign(headers(**given), "127.0.0.1")
+        refuse_foreign(headers(**given))
     assert refusal.value.code == 403
 
 
-def test_a_socket_beyond_loopback_is_not_managed():
+def test_pages_of_the_origin_that_is_named_may_come():
+    page = headers(host="localhost:8081", origin="https://a.example")
+    refuse_foreign(page, "https://a.example")
+    for allowed in (None, "*", "https://b.example", "a.example"):
+        with pytest.raises(ForbiddenError):
+            refuse_foreign(page, allowed)
+
+
+def test_a_named_origin_does_not_excuse_a_foreign_host():
     with pytest.raises(ForbiddenError):
-        refuse_foreign(headers(host="127.0.0.1:8081"), "192.168.0.7")
+        refuse_foreign(headers(host="rebound.example", origin="https://a.example"), "https://a.example")
 
 
 @pytest.mark.parametrize(

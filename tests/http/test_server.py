@@ -242,9 +242,9 @@ async def test_the_scope(autojump_clock):
         "root_path": "",
         "headers": [(b"host", b"x"), (b"x-y", b"Z")],
         "server": ("127.0.0.1", port),
-        "extensions": {},
     }
     assert {key: scope[key] for key in expected} == expected
+    assert list(scope["extensions"]) == ["wfserve.gone"]  # a body would add another
 
 
 async def test_an_absolute_target_overrules_the_host(autojump_clock):

@@ -152,6 +152,51 @@ async def test_a_client_that_leaves_while_its_request_runs(sent, leave, autojump
             await server.app.gone.wait()
 
 
+@pytest.mark.parametrize("leave", [close, reset])
+@pytest.mark.parametrize("early", [True, False], ids=["early", "late"])
+async def test_an_application_is_called_when_its_client_has_gone(leave, early, autojump_clock):
+    class Listening(App):
+        async def wait(self, scope, receive, send):
+            self.waiting.set()
+            await self.release.wait()
+            with trio.CancelScope() as scope_:
+                scope["extensions"]["wfserve.gone"]["call"](scope_.cancel)
+                self.ended.set()
+                await trio.sleep_forever()
+            self.gone.set()
+
+    async with serving(Listening()) as server:
+        app, client = server.app, await server.connect()
+        await client.send(WAIT)
+        await app.waiting.wait()
+        if early:  # before the application asks to be called
+            leave(client)
+            await wait_all_tasks_blocked()
+        app.release.set()
+        await app.ended.wait()
+        if not early:
+            leave(client)
+        await app.gone.wait()
+
+
+async def test_a_client_that_stays_is_not_reported_gone_by_later_requests(autojump_clock):
+    calls = []
+
+    class Listening(App):
+        async def ignore(self, scope, receive, send):
+            scope["extensions"]["wfserve.gone"]["call"](lambda: calls.append(scope["path"]))
+            await super().ignore(scope, receive, send)
+
+    async with serving(Listening()) as server:
+        with await server.connect() as client:
+            await client.send(G.replace(b"echo", b"ignore"))
+            await heard(client)
+            await client.send(WAIT)
+            await server.app.waiting.wait()
+        await server.app.gone.wait()
+    assert calls == []
+
+
 @pytest.mark.parametrize("sent", [b"", b"G", POST, POST + b"1", POST.replace(b"echo", b"direct") + b"1"])
 @pytest.mark.parametrize("leave", [close, reset])
 async def test_a_client_that_leaves_before_its_request_is_complete(sent, leave, autojump_clock):

@@ -12,6 +12,8 @@ from wfserve.archive.fetch import Fetcher
 from wfserve.errors import (
     BadRequestError,
     ConflictError,
+    ModelNotFoundError,
+    ModelVersionNotFoundError,
     ServiceUnavailableError,
     WfserveError,
     WorkflowNotFoundError,
@@ -279,6 +281,41 @@ async def test_a_workflow_that_breaks_takes_nothing_else_along(config, leaving, 
         assert [each.name for each in opened] == ["echo"]
         assert await predict(opened.lookup("echo"), b"still", opened) == "still"
     assert any("workflow obey failed" in record.message for record in caplog.records)
+
+
+async def test_nodes_are_found_by_the_name_they_are_registered_as(config):
+    async with registry(config) as opened:
+        inner, outer = await opened.register("echo.war", "a"), await opened.register("two.war", "a__b")
+        assert opened.node("a__echo") == (inner, inner.blueprint.nodes["echo"])
+        assert opened.node("a__b__upper", "1.0") == (outer, outer.blueprint.nodes["upper"])
+        for name in ("a", "a__", "a__b", "a__b__", "a__upper", "echo", "__echo", ""):
+            with pytest.raises(ModelNotFoundError, match=f"^Model not found: {name}$"):
+                opened.node(name)
+        with pytest.raises(ModelVersionNotFoundError, match=r"2\.0 does not exist for model: a__echo"):
+            opened.node("a__echo", "2.0")
+        await opened.unregister("a")
+        with pytest.raises(ModelNotFoundError):
+            opened.node("a__echo")
+
+
+async def test_waiting_for_workers_of_a_workflow_that_leaves(config, store):
+    code = (
+        FUNCTIONS
+        + """
+def lame(data, context):
+    if data is None and os.path.exists("loaded"):
+        time.sleep(3600)
+    open("loaded", "w").close()
+    return data and ["x"]
+"""
+    )
+    pack(store, "lame", chain("lame"), code)
+    async with registry(config) as opened, trio.open_nursery() as nursery:
+        workflow = await opened.register("lame.war")
+        workflow.route.stages["lame"].resize(2, 2)
+        nursery.start_soon(opened.unregister, "lame")
+        with pytest.raises(ServiceUnavailableError, match="is being unregistered"):
+            await workflow.scaled(workflow.blueprint.nodes["lame"])
 
 
 async def test_pages(config):

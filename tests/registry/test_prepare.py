@@ -1,5 +1,8 @@
 """What a blueprint says of a node comes from the specification, unless the model knows better."""
 
+import hashlib
+from dataclasses import replace
+
 import pytest
 
 from tests.archives import pack
@@ -23,6 +26,15 @@ from wfserve.registry.prepare import raise_failures
     ],
 )
 async def test_worker_counts_of_the_model_win_if_they_make_sense(config, store, model_config, expected):
+    pack_configured(store, model_config)
+    async with registry(config) as opened:
+        plan = (await opened.register("w.war")).blueprint.nodes["m"]
+        assert (plan.pool.min_workers, plan.stage.max_workers) == expected
+        assert (plan.version, plan.stage.batch_size, plan.worker.name) == ("2.5", 4, "w__m")
+
+
+def pack_configured(store, model_config):
+    """A workflow `w` of a function node and a model `m` with a configuration."""
     (store / "handler.py").write_text(
         "def handle(data, context):\n    return data and [r['body'] for r in data]\n"
     )
@@ -37,10 +49,42 @@ async def test_worker_counts_of_the_model_win_if_they_make_sense(config, store, 
         "w",
         "models:\n  max-workers: 1\n  batch-size: 4\n  m: {url: m.mar}\ndag:\n  echo: [m]\n",
     )
+
+
+@pytest.mark.parametrize(
+    ("model_config", "registration", "expected"),
+    [
+        ("responseTimeout: 3\nstartupTimeout: 4\njobQueueSize: 5", (30, 40), (3, 4, 5)),
+        ("minWorkers: 1", (30, 40), (30, 40, 100)),
+        ("responseTimeout: 0\nstartupTimeout: -1\njobQueueSize: true", (30, 40), (30, 40, 100)),
+        ("responseTimeout: soon", (None, None), (120, 30, 100)),
+    ],
+)
+async def test_limits_of_the_model_win_over_those_of_the_registration(
+    config, store, model_config, registration, expected
+):
+    pack_configured(store, model_config)
+    config = replace(config, startup_timeout=30.0)
+    response, startup = registration
     async with registry(config) as opened:
-        plan = (await opened.register("w.war")).blueprint.nodes["m"]
-        assert (plan.pool.min_workers, plan.stage.max_workers) == expected
-        assert (plan.version, plan.stage.batch_size, plan.worker.name) == ("2.5", 4, "w__m")
+        workflow = await opened.register("w.war", response_timeout=response, startup_timeout=startup)
+        model, function = workflow.blueprint.nodes["m"], workflow.blueprint.nodes["echo"]
+        limits = model.response_timeout, model.pool.startup_timeout, model.stage.queue_size
+        assert limits == expected
+        assert model.stage.startup_timeout == model.pool.startup_timeout
+        assert (function.response_timeout, function.pool.startup_timeout) == (response or 120, startup or 30)
+
+
+async def test_the_digest_of_a_model_is_checked(config, store):
+    pack_configured(store, "{}")
+    digest = hashlib.sha256((store / "m.mar").read_bytes()).hexdigest()
+    spec = "models:\n  m: {{url: m.mar, sha256: {}}}\ndag:\n  m: []\n"
+    pack(store, "right", spec.format(digest))
+    pack(store, "wrong", spec.format("0" * 64))
+    async with registry(config) as opened:
+        await opened.register("right.war")
+        with pytest.raises(WorkflowError, match=r"Details: Failed to download archive from: m\.mar"):
+            await opened.register("wrong.war")
 
 
 def test_workflow_errors_list_every_node():

@@ -7,7 +7,7 @@ import trio
 import trio.testing
 
 from tests.support import item, release, text
-from wfserve.errors import InternalError, ServiceUnavailableError
+from wfserve.errors import InternalError, NoWorkerError, ServiceUnavailableError
 from wfserve.scheduling.dispatch import Stage, StageSettings
 from wfserve.transport.memory import MemoryTransport
 from wfserve.workers.base import Done, Failed
@@ -426,3 +426,74 @@ async def test_one_that_waits_long_grows_the_pool_though_nothing_else_happens(au
     bench = await run_bench(scenario, long, timeout=10.0, max_workers=3)
     assert bench.pool.statistics().wanted == 2
     assert bench.outcomes["waits"][0] == pytest.approx(8, abs=0.1)
+
+
+async def test_a_stage_without_workers_refuses_what_waits_and_what_comes(autojump_clock, run_bench):
+    async def scenario(bench):
+        bench.attempt("runs")
+        await trio.testing.wait_all_tasks_blocked()
+        bench.attempt("waits")
+        await trio.testing.wait_all_tasks_blocked()
+        bench.stage.resize(0, 0)
+        bench.attempt("comes")
+
+    bench = await run_bench(scenario, slow)
+    assert kinds(bench) == {"runs": Done, "waits": Failed, "comes": NoWorkerError}
+    assert [round(bench.outcomes[name][0], 6) for name in ("runs", "waits", "comes")] == [0.5, 0, 0]
+    waited, came = bench.outcomes["waits"][1].error, bench.outcomes["comes"][1]
+    assert waited.message == came.message
+    assert came.message.startswith('Model "w__n" has no worker to serve inference request.')
+    assert bench.pool.statistics().replicas == []
+
+
+async def test_what_has_to_run_again_is_refused_where_there_is_no_worker_left(autojump_clock, run_bench):
+    async def work(items):
+        await trio.sleep(0.5)
+        raise ReplicaDeath
+
+    async def scenario(bench):
+        for name in "ab":
+            bench.attempt(name)
+        await trio.testing.wait_all_tasks_blocked()
+        bench.stage.resize(0, 0)
+
+    bench = await run_bench(scenario, work)
+    assert {when for when, _ in bench.outcomes.values()} == {0.5}
+    assert all("no worker" in outcome.error.message for _, outcome in bench.outcomes.values())
+
+
+async def test_a_stage_that_may_have_workers_gets_one_when_it_needs_one(autojump_clock, run_bench):
+    async def scenario(bench):
+        bench.stage.resize(0, 0)
+        bench.stage.resize(0, 2)
+        assert bench.pool.statistics().wanted == 0
+        bench.attempt("a")
+
+    bench = await run_bench(scenario, quick)
+    assert kinds(bench) == {"a": Done}
+    assert bench.pool.statistics().wanted == 1
+
+
+@pytest.mark.parametrize(
+    ("bounds", "expected"), [((2, 2), 2), ((3, 5), 3), ((1, 1), 1), ((0, 1), 1), ((0, 0), 0)]
+)
+async def test_resizing_keeps_as_many_replicas_as_it_can(autojump_clock, run_bench, bounds, expected):
+    async def scenario(bench):
+        bench.stage.resize(*bounds)
+        await bench.pool.settled()
+        assert bench.pool.statistics().wanted == expected
+        settings = bench.stage.settings
+        assert (settings.min_workers, settings.max_workers) == bounds
+
+    await run_bench(scenario, quick, min_workers=2, max_workers=2, replicas=2)
+
+
+async def test_a_stage_that_grew_by_load_keeps_growing_within_its_new_bounds(autojump_clock, run_bench):
+    async def scenario(bench):
+        bench.stage.resize(1, 2)
+        for name in "abcdef":
+            bench.attempt(name)
+            await trio.sleep(0.01)
+
+    bench = await run_bench(scenario, slow, batch_size=1, max_workers=5, timeout=9.0)
+    assert bench.pool.statistics().wanted == 2

@@ -11,6 +11,7 @@ from wfserve.scheduling.policy import (
     after_loss,
     after_timeout,
     calls_per_hop,
+    replicas_kept,
     replicas_wanted,
     rerun_deadline,
     running_deadline,
@@ -113,3 +114,10 @@ def test_replicas_wanted(changes, expected):
 def test_a_pool_never_shrinks_here_nor_exceeds_its_maximum(queued, wait, idle, now):
     answer = wanted(queued=queued, oldest_wait=wait, idle=idle, wanted=now, minimum=0)
     assert now <= answer <= 4
+
+
+@pytest.mark.parametrize(
+    ("minimum", "maximum", "expected"), [(1, 4, 3), (0, 0, 0), (1, 2, 2), (5, 5, 5), (0, 9, 3)]
+)
+def test_new_bounds_change_as_little_as_they_can(minimum, maximum, expected):
+    assert replicas_kept(3, minimum, maximum) == expected

@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 u32, u64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
 descriptors = st.builds(Descriptor, u32, u64, u64)
 refs = st.builds(Ref, st.binary(min_size=HEADER_SIZE, max_size=HEADER_SIZE), descriptors)
-items = st.builds(CallItem, st.uuids().map(str), refs, st.lists(st.tuples(u32, refs), max_size=3).map(tuple))
+items = st.builds(
+    CallItem,
+    st.uuids().map(str),
+    refs,
+    st.lists(st.tuples(u32, refs), max_size=3).map(tuple),
+    st.booleans(),
+)
 calls = st.builds(Call, st.lists(items, max_size=4).map(tuple), descriptors)
 values = st.builds(Value, refs, st.binary(max_size=100))
 faults = st.builds(Fault, st.integers(100, 999), st.text(max_size=16), st.text(max_size=50), st.booleans())
@@ -31,6 +37,7 @@ replies = st.builds(
     st.lists(values | faults, max_size=4).map(tuple),
     st.lists(u32, max_size=3).map(tuple),
     st.integers(0, 2**64 - 1),
+    st.binary(max_size=100),
 )
 failures = st.builds(LoadFailure, st.integers(100, 999), st.text(max_size=50))
 
@@ -120,7 +127,7 @@ def test_a_huge_count_is_refused_before_it_is_believed() -> None:
     with pytest.raises(FrameError):
         message.decode_call(memoryview(struct.pack("<IIQQ", 2**32 - 1, 0, 0, 0)))
     with pytest.raises(FrameError):
-        message.decode_reply(memoryview(struct.pack("<II", 0, 2**32 - 1)))
+        message.decode_reply(memoryview(struct.pack("<IIQI", 0, 2**32 - 1, 0, 0)))
 
 
 @pytest.mark.parametrize("request_id", ["", "7", "x" * 36, "a" * 36])
@@ -132,7 +139,9 @@ def test_a_request_id_is_a_uuid(request_id: str) -> None:
 
 def test_a_request_id_takes_16_bytes() -> None:
     one = Call((CallItem(str(uuid.uuid4()), REF, ()),), NOWHERE)
-    assert message.call_size(one) - message.call_size(Call((), NOWHERE)) == 16 + HEADER_SIZE + 4 + 8 + 8 + 4
+    assert (
+        message.call_size(one) - message.call_size(Call((), NOWHERE)) == 16 + HEADER_SIZE + 4 + 8 + 8 + 4 + 1
+    )
 
 
 @pytest.mark.parametrize(("character", "kept"), [("a", 4096), ("é", 2048), ("€", 1365), ("🙂", 1024)])
@@ -160,3 +169,15 @@ def test_a_response_has_a_limit() -> None:
             message.reply_size,
             message.encode_reply,
         )
+
+
+def test_metrics_have_a_limit_on_either_side() -> None:
+    longest = Reply((), metrics=bytes(message.MAX_METRICS_BYTES))
+    sent = encoded(longest, message.reply_size, message.encode_reply)
+    assert message.decode_reply(sent) == longest
+    longer = longest._replace(metrics=bytes(message.MAX_METRICS_BYTES + 1))
+    with pytest.raises(ValueError, match="limited"):
+        encoded(longer, message.reply_size, message.encode_reply)
+    forged = struct.pack("<IIQI", 0, 0, 0, message.MAX_METRICS_BYTES + 1)
+    with pytest.raises(FrameError, match="limit"):
+        message.decode_reply(memoryview(forged + bytes(message.MAX_METRICS_BYTES + 1)))

@@ -1,11 +1,14 @@
 """What `workers/base.py` promises holds for the fake pool and for real processes alike."""
 
+import random
+
 import pytest
 import trio
 import trio.testing
 
-from tests.pools import fakes, processes
+from tests.pools import PATIENCE, fakes, processes
 from tests.support import text
+from wfserve.errors import ServiceUnavailableError
 from wfserve.workers import process
 from wfserve.workers.base import Done, Failed
 
@@ -180,19 +183,173 @@ def test_every_batch_is_reported_once(run):
     run(scenario)
 
 
-def test_scaling_adds_replicas_and_never_takes_any(run):
+def test_scaling_up_adds_replicas(run):
     async def scenario(bench):
         ready = bench.recorder.ready
         bench.pool.scale(3)
-        await bench.recorder.until(lambda: bench.recorder.ready == ready + 2)
+        await settled(bench)
+        assert bench.recorder.ready == ready + 2
         assert bench.pool.idle == 3
-        for fewer in (0, 1, 3):
-            bench.pool.scale(fewer)
-        assert bench.pool.statistics().wanted == len(bench.pool.statistics().replicas) == 3
+        assert sizes(bench) == (3, 3)
         batches = [bench.submit(word) for word in "abc"]
         assert [words(await bench.recorder.outcome(batch)) for batch in batches] == [["a"], ["b"], ["c"]]
 
     run(scenario)
+
+
+async def settled(bench):
+    with trio.fail_after(PATIENCE):
+        await bench.pool.settled()
+
+
+def sizes(bench):
+    found = bench.pool.statistics()
+    return found.wanted, len(found.replicas)
+
+
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_idle_replicas_leave_at_once(run, left):
+    async def scenario(bench):
+        bench.pool.scale(left)
+        assert (bench.pool.idle, bench.pool.statistics().wanted) == (left, left)
+        await settled(bench)
+        assert sizes(bench) == (left, left)
+        batches = [bench.submit("still") for _ in range(left)]
+        for batch in batches:
+            assert words(await bench.recorder.outcome(batch)) == ["still"]
+        assert counts(bench) == (left, 0, left, 0, 0)
+
+    run(scenario, replicas=3)
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_busy_replicas_leave_when_their_batches_have_been_reported(run, left):
+    async def scenario(bench):
+        batches = [bench.submit(word) for word in "abc"]
+        bench.pool.scale(left)
+        seen = []
+        bench.recorder.on_report = lambda: seen.append(bench.pool.idle)
+        assert [words(await bench.recorder.outcome(batch)) for batch in batches] == [["a"], ["b"], ["c"]]
+        assert max(seen) == left  # none that leaves would take a batch, not even as it reports
+        await settled(bench)
+        assert sizes(bench) == (left, left)
+        assert counts(bench) == (left, 0, 3, 0, 0)
+
+    run(scenario, replicas=3)
+
+
+def test_those_that_do_least_leave_first(run):
+    async def scenario(bench):
+        batch = bench.submit("a")
+        bench.pool.scale(1)
+        assert bench.pool.idle == 0
+        assert words(await bench.recorder.outcome(batch)) == ["a"]
+        assert bench.pool.idle == 1
+        await settled(bench)
+        assert sizes(bench) == (1, 1)
+
+    run(scenario, replicas=2)
+
+
+def test_a_replica_that_was_to_leave_may_stay(run):
+    async def scenario(bench):
+        before = [replica.id for replica in bench.pool.statistics().replicas]
+        batches = [bench.submit(word) for word in "ab"]
+        bench.pool.scale(0)
+        bench.pool.scale(2)
+        for batch in batches:
+            await bench.recorder.outcome(batch)
+        await settled(bench)
+        assert [replica.id for replica in bench.pool.statistics().replicas] == before
+        assert counts(bench) == (2, 0, 2, 0, 0)
+
+    run(scenario, replicas=2)
+
+
+def test_a_replica_that_dies_when_it_is_to_leave_is_not_replaced(run):
+    async def scenario(bench):
+        dies, hangs = bench.submit("die"), bench.submit("hang")
+        ready = bench.recorder.ready
+        bench.pool.scale(0)
+        bench.pool.stop(hangs)
+        for batch in (dies, hangs):
+            assert isinstance(await bench.recorder.outcome(batch), str)
+        await settled(bench)
+        assert sizes(bench) == (0, 0)
+        assert counts(bench) == (0, 0, 0, 2, 2)
+        assert bench.recorder.ready == ready
+
+    run(scenario, replicas=2)
+
+
+def test_of_two_scales_the_last_holds(run):
+    """Whatever the first had begun: replicas that start leave, too."""
+
+    async def scenario(bench):
+        async with trio.open_nursery() as nursery:
+            for wanted in (4, 0, 2, 1):
+                bench.pool.scale(wanted)
+                nursery.start_soon(settled, bench)
+        assert sizes(bench) == (1, 1)
+        assert words(await bench.run("a")) == ["a"]
+
+    run(scenario)
+
+
+def test_a_pool_may_be_scaled_from_a_report(run):
+    """The replica that reports leaves all the same, and another comes."""
+
+    async def scenario(bench):
+        batch = bench.submit("a")
+        bench.pool.scale(0)
+        bench.recorder.on_report = lambda: bench.pool.scale(1)
+        await bench.recorder.outcome(batch)
+        bench.recorder.on_report = lambda: None
+        await settled(bench)
+        assert sizes(bench) == (1, 1)
+        assert words(await bench.run("b")) == ["b"]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_happens_the_last_scale_holds_and_no_batch_is_lost_twice(run, seed):
+    async def scenario(bench):
+        chance = random.Random(seed)
+        batches = []
+        for _ in range(40):
+            bench.pool.scale(chance.randrange(4))
+            while bench.pool.idle and chance.random() < 0.7:
+                batches.append(bench.submit(chance.choice(["a", "b", "raise", "die"])))
+            if batches and chance.random() < 0.5:
+                await bench.recorder.outcome(chance.choice(batches))
+        bench.pool.scale(2)
+        for batch in batches:
+            await bench.recorder.outcome(batch)
+        await settled(bench)
+        await bench.recorder.until(lambda: bench.pool.idle == 2)
+        assert sizes(bench) == (2, 2)
+        assert [len(bench.recorder.reports_of(batch)) for batch in batches] == [1] * len(batches)
+
+    run(scenario)
+
+
+def test_a_pool_that_closes_does_not_settle(run):
+    refusals = []
+
+    async def scenario(bench):
+        async def wait():
+            with trio.CancelScope(shield=True), pytest.raises(ServiceUnavailableError) as refusal:
+                await settled(bench)
+            refusals.append(refusal)
+
+        bench.submit("hang")
+        bench.pool.scale(0)
+        bench.nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+
+    run(scenario)
+    assert len(refusals) == 1
 
 
 def test_a_pool_may_begin_with_none(run):

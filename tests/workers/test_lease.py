@@ -41,9 +41,9 @@ class Exchange:
         self.child.map(place)[:] = data
         return Value(Ref(pack_header(Kind.BYTES, len(data)), place))
 
-    def answer(self, *results, kept=(), at=2048):
+    def answer(self, *results, kept=(), at=2048, metrics=b""):
         """Write a reply at `at` of the extent, and have the lease read it."""
-        reply = Reply(results, tuple(kept))
+        reply = Reply(results, tuple(kept), metrics=metrics)
         place = self.extent._replace(offset=self.extent.offset + at, length=reply_size(reply))
         length = encode_reply(reply, self.child.map(place))
         return self.lease.outcomes(place._replace(length=length))
@@ -195,6 +195,27 @@ def test_a_lie_about_a_length_teaches_nothing(transport):
         exchange.answer(Value(Ref(pack_header(Kind.BYTES, 8), huge)))
     exchange.end()
     assert sizes.extent_for(1) == before
+
+
+def test_what_was_recorded_is_there_unread_and_its_room_is_learned(transport):
+    sizes = ResultSizes()
+    exchange = Exchange(transport, sizes=sizes)
+    (outcome,) = exchange.answer(exchange.write(b"a"), metrics=b"[" * 1900)
+    outcome.payload.release()
+    assert exchange.lease.metrics == b"[" * 1900
+    exchange.end()
+    sizes.learn(1, 0)
+    assert sizes.extent_for(10) >= 10 * 1900
+
+
+def test_a_direct_item_says_so(transport):
+    given = item(transport)
+    given.direct = True
+    lease = Lease(transport.arena, 1, [given], ResultSizes())
+    _, port = transport.connect()
+    assert [each.direct for each in decode_call(port.attach().map(lease.call.descriptor)).items] == [True]
+    lease.end()
+    release(given)
 
 
 def test_what_is_handed_on_needs_no_room(transport):

@@ -14,8 +14,8 @@ from tests.servers import wait_until_gone
 from tests.support import item, text
 from wfserve.errors import ServiceUnavailableError
 from wfserve.workers import process
-from wfserve.workers.base import Done, Failed
-from wfserve.workers.pool import LONGEST_DELAY, LoadError, restart_delay
+from wfserve.workers.base import Done, Failed, LoadError
+from wfserve.workers.pool import LONGEST_DELAY, restart_delay
 
 FAILING = '''
 import ctypes, os, signal, sys, threading, time
@@ -265,6 +265,60 @@ async def test_a_worker_killed_while_it_starts_again_is_replaced(one, tmp_path):
         await bench.recorder.until(lambda: bench.pool.idle == 1)
         assert isinstance((await bench.run("a"))[0], Done)
         assert bench.pool.statistics().deaths == 2
+
+
+async def test_one_that_starts_leaves_before_it_has_loaded(one):
+    code = """
+    import os, time
+
+    def slow(data, context):
+        if data is None and os.path.exists("slow"):
+            time.sleep(3600)
+        return None if data is None else ["x"]
+
+    open("slow", "w").close() if os.path.exists("loaded") else open("loaded", "w").close()
+    """
+    async with one(code, "slow") as bench:
+        before = workers()
+        bench.pool.scale(2)
+        with trio.fail_after(PATIENCE):
+            while len(workers()) < 2:
+                await trio.lowlevel.checkpoint()
+            bench.pool.scale(1)
+            await bench.pool.settled()
+        assert workers() == before
+        assert isinstance((await bench.run("a"))[0], Done)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+async def test_the_one_that_works_stays_whichever_it_is(tmp_path, reverse):
+    async with processes(tmp_path, 2) as bench:
+        bench.pool._idle.sort(key=lambda replica: replica.number, reverse=reverse)
+        batch = bench.submit("a")
+        bench.pool.scale(1)
+        await bench.recorder.outcome(batch)
+        await bench.pool.settled()
+        assert [each.id for each in bench.pool.statistics().replicas] == [str(batch.replica.number)]
+
+
+async def test_a_scale_whose_workers_do_not_load_is_told_and_goes_on_trying(one, tmp_path):
+    code = """
+    import os
+
+    def picky(data, context):
+        if data is None and os.path.exists("full"):
+            raise KeyError("no room")
+        return None if data is None else ["x"]
+    """
+    async with one(code, "picky") as bench:
+        (tmp_path / "full").touch()
+        bench.pool.scale(2)
+        with pytest.raises(LoadError, match="no room"):
+            await bench.pool.settled()
+        assert isinstance((await bench.run("a"))[0], Done)
+        (tmp_path / "full").unlink()
+        await bench.recorder.until(lambda: bench.pool.idle == 2)
+        await bench.pool.settled()
 
 
 SLOW = """

@@ -6,6 +6,7 @@ address (no loopback, private, link-local or metadata service), and `file:` must
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
@@ -100,20 +101,34 @@ class Fetcher:
         """Return a fetcher of the same policy that downloads to `directory`."""
         return Fetcher(self._policy, directory, self._resolver)
 
-    async def workflow(self, url: str, store: Path | None) -> Fetched:
+    async def workflow(self, url: str, store: Path | None, sha256: str = "") -> Fetched:
         """Return the workflow archive at `url`, which is a URL or the name of a file in `store`.
 
-        Raises `WorkflowNotFoundError` if there is none or it may not be asked for, `DownloadArchiveError`
-        with the reason in the log, or `TooLargeError`. A cancelled or failed download leaves no file.
+        Unless it is empty, `sha256` (hexadecimal digits) is what the file must have. Raises
+        `WorkflowNotFoundError` if there is none or it may not be asked for, `DownloadArchiveError` with the
+        reason in the log, or `TooLargeError`. A cancelled or failed download leaves no file.
         """
-        return await self._fetch(_WORKFLOW, url, store)
+        return await self._fetch_exactly(_WORKFLOW, url, store, sha256)
 
-    async def model(self, url: str, store: Path | None) -> Fetched:
+    async def model(self, url: str, store: Path | None, sha256: str = "") -> Fetched:
         """Return the model archive at `url`, as `workflow` does; it may be a directory.
 
         Raises `ModelNotFoundError`, `DownloadArchiveError` or `TooLargeError`.
         """
-        return await self._fetch(_MODEL, url, store)
+        return await self._fetch_exactly(_MODEL, url, store, sha256)
+
+    async def _fetch_exactly(self, kind: _Kind, url: str, store: Path | None, sha256: str) -> Fetched:
+        fetched = await self._fetch(kind, url, store)
+        if not sha256:
+            return fetched
+        try:
+            with _failures_logged(url):
+                await trio.to_thread.run_sync(_check_digest, fetched.path, sha256)
+        except BaseException:
+            if fetched.downloaded:
+                os.unlink(fetched.path)
+            raise
+        return fetched
 
     async def _fetch(self, kind: _Kind, url: str, store: Path | None) -> Fetched:
         if not _URL.match(url):
@@ -207,6 +222,13 @@ class Fetcher:
             os.unlink(name)  # at once: a checkpoint here could be cancelled again
             raise
         return Path(name)
+
+
+def _check_digest(path: Path, sha256: str) -> None:
+    with path.open("rb") as file:  # a directory has none, and is refused
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256.lower():
+        raise RefusedError(f"its SHA-256 is {found}, not {sha256}")
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:

@@ -6,6 +6,7 @@ Settings are read in file order, as TorchServe reads them: a global that follows
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 LONGEST_NAME = 200  # bytes; a node's name becomes part of a directory's
 LARGEST = 2**31 - 1  # TorchServe's integers have 32 bits
+SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 MOST_WORKERS = 1024  # of one model; a slip of the finger must not start a million processes
 SECTIONS = frozenset({"models", "dag", "functions"})
 Path = tuple[str, ...]  # names from the root of the document down: ("models", "m1", "batch-size")
@@ -47,6 +49,7 @@ class ModelSpec:
     name: str
     url: str
     settings: NodeSettings
+    sha256: str = ""  # of the archive, 64 hexadecimal digits; empty: whatever is there is loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,19 +221,21 @@ class _Reader:
     def _model(self, name: str, node: yaml.MappingNode, shared: _Given) -> ModelSpec:
         path = ("models", name)
         own: _Given = {}
-        url = ""
+        url = sha256 = ""
         for key, value in self._entries(node, path, f"model '{name}'").items():
             if key in SETTINGS:
                 self._setting((*path, key), value, own)
             elif key == "url":
                 url = self._url((*path, key), value)
+            elif key == "sha256":
+                sha256 = self._sha256(value)
             else:
-                guess = closest(key, [*SETTINGS, "url"])
+                guess = closest(key, [*SETTINGS, "url", "sha256"])
                 self._report((*path, key), f"unknown setting '{key}' is ignored", guess, "warning")
         if (*path, "url") not in self._positions:
             self._report(path, f"model '{name}' needs a url")
         self._compare_workers(path, own)
-        return ModelSpec(name, url, _resolve(shared, own))
+        return ModelSpec(name, url, _resolve(shared, own), sha256)
 
     def _functions(
         self, node: yaml.Node | None, settings: NodeSettings, models: Collection[str]
@@ -282,6 +287,12 @@ class _Reader:
             self._report(path, "url must be the name of a model archive, or a URL")
             return ""
         return str(node.value)
+
+    def _sha256(self, node: yaml.Node) -> str:
+        text = str(node.value)  # as it is written: all digits would be a number to YAML
+        if not SHA256.fullmatch(text):
+            self._report_at(_position(node), "sha256 must be 64 hexadecimal digits")
+        return text
 
     def _setting(self, path: Path, node: yaml.Node, given: _Given) -> None:
         field, read = SETTINGS[path[-1]]

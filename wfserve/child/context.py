@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
+from wfserve.child.recorded import encode_metrics
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -63,6 +65,20 @@ class Job(NamedTuple):
     request_id: str
     headers: Headers
     row: dict[str, Any]
+    direct: bool = False  # a client called this node alone
+
+
+def _metrics_store(spec: WorkerSpec) -> Any:
+    """Return the store of the worker's metrics, with the definitions of a metrics.yaml if there is one.
+
+    Raises `ts.metrics.metric_cache_errors.MetricsCache…Error` if that file cannot be read or is wrong.
+    """
+    if spec.metrics_config is None:
+        return importlib.import_module("ts.metrics.metrics_store").MetricsStore({}, spec.name)
+    module = importlib.import_module("ts.metrics.metric_cache_yaml_impl")
+    store = module.MetricsCacheYamlImpl(spec.metrics_config, spec.name)
+    store.initialize_cache()
+    return store
 
 
 class NodeContext:
@@ -71,7 +87,7 @@ class NodeContext:
     def __init__(self, spec: WorkerSpec) -> None:
         module = importlib.import_module("ts.context")
         self._processor = module.RequestProcessor
-        self._metrics = importlib.import_module("ts.metrics.metrics_store").MetricsStore({}, spec.name)
+        self._metrics = _metrics_store(spec)
         self.context = module.Context(
             spec.name,
             spec.model_dir,
@@ -88,8 +104,13 @@ class NodeContext:
         context = self.context
         context.request_ids = {index: job.request_id for index, job in enumerate(jobs)}
         context.request_processor = [self._processor(job.headers) for job in jobs]
-        self._metrics.begin(context.request_ids)
+        self._metrics.set_request_ids(context.request_ids)
         context.metrics = self._metrics
+
+    def take_metrics(self) -> bytes:
+        """Return what handlers recorded since the last time, as JSON; empty if nothing."""
+        recorded = self._metrics.take()
+        return encode_metrics(recorded) if recorded else b""
 
     def response(self, index: int) -> bytes:
         """Return what the handler set for the response `index`: JSON, empty if it set nothing."""

@@ -12,6 +12,7 @@ import traceback
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wfserve.child.context import NodeContext
+from wfserve.child.envelope import enveloped
 from wfserve.child.fault import NOT_A_LIST, WRONG_LENGTH, alone, fault_of, for_batch
 
 if TYPE_CHECKING:
@@ -42,21 +43,24 @@ class Handler:
         self._spec = spec
         self._node = NodeContext(spec)
         self._prediction_exception = importlib.import_module("ts.utils.util").PredictionException
-        self._entry = load_entry(spec.handler, self._node.context)
+        entry = load_entry(spec.handler, self._node.context)
+        self._enter = enveloped(spec, entry, self._node.context)
 
-    def run(self, jobs: Sequence[Job]) -> list[Answer | Fault]:
-        """Return an answer or a fault for each job, in order. The jobs' rows are the handler's to change."""
-        if not self._spec.is_function:
-            return self._call(jobs) if jobs else []
-        answers: list[Answer | Fault] = []
-        for job in jobs:
-            answers += self._call([job])
-        return answers
+    def call(self, jobs: Sequence[Job]) -> list[Answer | Fault]:
+        """Return an answer or a fault for each job, in order. The jobs' rows are the handler's to change.
+
+        A function is called with one job at a time.
+        """
+        return self._call(jobs) if jobs else []
+
+    def take_metrics(self) -> bytes:
+        """Return what the handler recorded since the last time, as JSON; empty if nothing."""
+        return self._node.take_metrics()
 
     def _call(self, jobs: Sequence[Job]) -> list[Answer | Fault]:
         self._node.begin(jobs)
         try:
-            values = self._entry([job.row for job in jobs], self._node.context)
+            values = self._enter(jobs)
         except Exception as error:
             ids = ", ".join(job.request_id for job in jobs)
             if isinstance(error, self._prediction_exception):  # meant for the client, no defect

@@ -14,6 +14,7 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from wfserve.child import codec, objects
+from wfserve.child.envelope import joins
 from wfserve.child.fault import NodeError, load_failure_of, sending_fault_of
 from wfserve.child.handler import Handler
 from wfserve.child.inputs import Inputs
@@ -30,6 +31,8 @@ from wfserve.transport.message import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from wfserve.child.codec import Encoded
     from wfserve.child.context import Job
     from wfserve.child.handler import Answer
@@ -80,7 +83,10 @@ class Worker:
         self._spec = spec
         self._link = link
         self._handler = handler
-        self._encode = codec.encoder_for(spec.data_format, spec.leaf, objects.Archive(spec.model_dir))
+        archive = objects.Archive(spec.model_dir)
+        self._encode_leaving = codec.encoder_for(spec.data_format, True, archive)
+        between = "native" if joins(spec) else spec.data_format
+        self._encode_staying = codec.encoder_for(between, False, archive)
         self._kept: list[Watched] = []
 
     def answer(self, message: Message) -> None:
@@ -92,7 +98,8 @@ class Worker:
         results = self._results(call, inputs, extents)
         kept = inputs.kept()  # only now: until here the results themselves looked at inputs
         positions = tuple(watched.position for watched in kept)
-        reply = Reply(tuple(results), positions, time.perf_counter_ns() - began)
+        metrics = self._handler.take_metrics()
+        reply = Reply(tuple(results), positions, time.perf_counter_ns() - began, metrics)
         place = write_reply(self._link, extents, reply)
         self._link.send(Message(MessageKind.DONE, message.tag, place))
         self._release()
@@ -100,10 +107,16 @@ class Worker:
 
     def _results(self, call: Call, inputs: Inputs, extents: Extents) -> list[Result]:
         jobs = self._jobs(call, inputs)
-        answers = iter(self._handler.run([job for job in jobs if not isinstance(job, Fault)]))
+        if not self._spec.is_function:
+            return self._written(jobs, inputs, extents)
+        # One after the other: what a function returned may be overwritten by its next call.
+        return [result for job in jobs for result in self._written([job], inputs, extents)]
+
+    def _written(self, jobs: Sequence[Job | Fault], inputs: Inputs, extents: Extents) -> list[Result]:
+        """Call the handler with those jobs that could be read, and write what it returns."""
+        answers = iter(self._handler.call([job for job in jobs if not isinstance(job, Fault)]))
         outcomes = [
-            job if isinstance(job, Fault) else self._encoded(job.request_id, next(answers), inputs)
-            for job in jobs
+            job if isinstance(job, Fault) else self._encoded(job, next(answers), inputs) for job in jobs
         ]
         return write_results(self._link, extents, outcomes)
 
@@ -118,18 +131,17 @@ class Worker:
                 jobs.append(error.fault)
         return jobs
 
-    def _encoded(
-        self, request_id: str, answer: Answer | Fault, inputs: Inputs
-    ) -> tuple[Encoded, bytes] | Fault:
+    def _encoded(self, job: Job, answer: Answer | Fault, inputs: Inputs) -> tuple[Encoded, bytes] | Fault:
         if isinstance(answer, Fault):
             return answer
         try:
             if len(answer.response) > MAX_RESPONSE_BYTES:
                 raise NodeError(f"The response headers are limited to {MAX_RESPONSE_BYTES} bytes.")
-            return self._encode(answer.value, inputs), answer.response
+            encode = self._encode_leaving if job.direct or self._spec.leaf else self._encode_staying
+            return encode(answer.value, inputs), answer.response
         except Exception as error:  # a value's own methods may raise anything
             text = traceback.format_exc()
-            log.error("%s cannot send the result of %s\n%s", self._spec.name, request_id, text)
+            log.error("%s cannot send the result of %s\n%s", self._spec.name, job.request_id, text)
             return sending_fault_of(error)
 
     def _release(self) -> None:

@@ -102,10 +102,15 @@ def _write(link: ChildLink, extents: Extents, encoded: Encoded, response: bytes)
 
 
 def write_reply(link: ChildLink, extents: Extents, reply: Reply) -> Descriptor:
-    """Write the reply. Without room for it, every item becomes a fault (507), for which there is room."""
-    size = reply_size(reply)
-    extents.reserve(size)
-    place = extents.place(size)
+    """Write the reply, if need be without metrics.
+
+    Without room for it, every item becomes a fault (507), for which there is room.
+    """
+    extents.reserve(reply_size(reply))
+    place = extents.place(reply_size(reply))
+    if place is None:
+        reply = reply._replace(metrics=b"")
+        place = extents.place(reply_size(reply))
     if place is None:
         reply = reply._replace(results=(alone(OUT_OF_RESOURCES),) * len(reply.results))
         extents.start_over()

@@ -1,6 +1,7 @@
 """A row is what a handler sees of one item: a client's parameters at the start node, else parents' results.
 
-One parent's result is `body`; several have their DAG names, in the order they arrived.
+A client that calls a node directly is read as at the start node. One parent's result is `body`; several have
+their DAG names, in the order they arrived.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from wfserve.child import codec, form
 from wfserve.child.context import Headers, Job
+from wfserve.child.envelope import joins
 
 if TYPE_CHECKING:
     from wfserve.child.inputs import Inputs
@@ -27,6 +29,7 @@ class Rows:
         self._spec = spec
         self._inputs = inputs
         self._native = spec.data_format == "native"
+        self._as_returned = self._native or joins(spec)
         self._position = 0
 
     def job(self, item: CallItem) -> Job:
@@ -34,8 +37,8 @@ class Rows:
         start = self._position
         self._position += len(item.inputs)
         headers = Headers(bytes(self._inputs.read(item.headers)))
-        if not self._spec.parents:
-            return Job(item.request_id, headers, self._client_row(start, item, headers))
+        if item.direct or not self._spec.parents:
+            return Job(item.request_id, headers, self._client_row(start, item, headers), item.direct)
         names = [self._spec.parents[parent] for parent, _ in item.inputs]
         if len(self._spec.parents) == 1:
             names = ["body"]
@@ -54,6 +57,6 @@ class Rows:
         return self._inputs.borrow(position, ref) if self._native else self._inputs.read(ref)
 
     def _value(self, position: int, ref: Ref) -> Any:
-        if self._native:
+        if self._as_returned:
             return codec.decode_native(position, ref, self._inputs)
         return codec.decode_bytes(ref, self._inputs)

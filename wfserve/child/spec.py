@@ -30,3 +30,8 @@ class WorkerSpec:
     threads: int = 1  # intra-op threads
     decode_input_request: bool = True
     limit_max_image_pixels: bool = True
+    service_envelope: str = ""  # empty, or the name of a module in `ts.torch_handler.request_envelope`
+    metrics_config: str | None = None  # path of a metrics.yaml; None: only what handlers define themselves
+    hidden_variables: str = ""  # regular expression of environment variables that the handler must not see
+    python: str | None = None  # interpreter of the model's own environment; None: a child of the fork server
+    packages: str | None = None  # directory its requirements were installed to, first on the import path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -43,23 +44,35 @@ def die_with(server_pidfd: int) -> None:
 
 
 def enter(spec: WorkerSpec) -> None:
-    """Make the archive's directory the working directory, and importable here and in what handlers start."""
+    """Make the archive's directory the working directory, and importable here and in what handlers start.
+
+    Variables whose name is one of `spec.hidden_variables` are gone before any of its code runs.
+    """
     import torch
 
+    hide_variables(spec.hidden_variables)
     torch.set_num_threads(spec.threads)
     inherited = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    first = import_path(spec.model_dir, inherited)
+    first = import_path(spec.model_dir, inherited, spec.packages)
     os.environ["PYTHONPATH"] = os.pathsep.join(first)
     installed = [os.path.abspath(entry) for entry in sys.path if entry]
     sys.path[:] = dict.fromkeys([*first, *installed])
     os.chdir(spec.model_dir)
 
 
-def import_path(model_dir: str, inherited: Sequence[str]) -> list[str]:
+def hide_variables(pattern: str) -> None:
+    """Remove the environment variables whose whole name matches; an empty pattern hides none."""
+    for name in [each for each in os.environ if pattern and re.fullmatch(pattern, each)]:
+        del os.environ[name]
+
+
+def import_path(model_dir: str, inherited: Sequence[str], packages: str | None = None) -> list[str]:
     """Return what precedes the installed packages on the import path, absolute.
 
-    Our `ts` first, then what PYTHONPATH held, the archive, and the directory that a linked archive stands in.
+    Our `ts` first, then the model's own packages, what PYTHONPATH held, the archive, and the directory that a
+    linked archive stands in.
     """
     archive = os.path.abspath(model_dir)
+    own = [os.path.abspath(packages)] if packages else []
     linked = [os.path.dirname(archive)] if os.path.islink(archive) else []
-    return [COMPAT, *map(os.path.abspath, inherited), archive, *linked]
+    return [COMPAT, *own, *map(os.path.abspath, inherited), archive, *linked]

@@ -1,4 +1,6 @@
-"""One nursery owns one request: when `walk` returns or raises, nothing of it is queued or waited for.
+"""One nursery owns one request: when `walk` or `call` is over, nothing of it is queued or waited for.
+
+Whoever wants a request given up cancels the scope that it is walked in.
 
 A task a ready node; the task that completed a node goes on with the first child that became ready, and
 starts tasks for the others, so that a chain is walked by one task. Outputs live until their last reader has
@@ -15,15 +17,18 @@ from wfserve.dag.graph import Progress
 from wfserve.errors import (
     BadRequestError,
     InternalError,
+    NoWorkerError,
+    OutOfMemoryError,
     PredictionError,
     ServiceUnavailableError,
     WfserveError,
+    WorkerDiedError,
 )
 from wfserve.identity import new_uuid
 from wfserve.workers.base import Done, Item
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Mapping
 
     from wfserve.dag.graph import Graph
     from wfserve.scheduling.dispatch import Stage
@@ -42,7 +47,7 @@ class Route(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What a client sent. `walk` takes both payloads over and releases them."""
+    """What a client sent. `walk` and `call` take both payloads over and release them."""
 
     headers: Payload  # JSON list of [name, value]
     body: Payload
@@ -64,32 +69,30 @@ class Answer(NamedTuple):
             done.payload.release()
 
 
-async def walk(
-    route: Route, request: Request, watch: Callable[[], Awaitable[object]] | None = None
-) -> Answer | None:
+async def walk(route: Route, request: Request) -> Answer:
     """Run `request` through the graph and return what the leaves returned.
 
-    Each node is tried `retry_attempts + 1` times. `watch` is awaited beside the walk; if it returns first the
-    request is cancelled and the answer is None (the client has gone, the workflow is being unregistered).
-    Raises the error of the first node that failed for good, after its siblings have been cancelled:
+    Each node is tried `retry_attempts + 1` times. Raises the error of the first node that failed for good,
+    after its siblings have been cancelled:
     `InternalError("Error executing N")`, the handler's own `PredictionError`, or `ServiceUnavailableError`.
     """
-    errand = _Errand(route, request)
-    try:
-        async with trio.open_nursery() as nursery:
-            errand.nursery = nursery
-            if watch is not None:
-                nursery.start_soon(errand.leave_after, watch)
-            await errand.run_from(route.graph.start)
-        return errand.answer()
-    finally:
-        errand.release()
+    return await _Errand(route, request).run()
+
+
+async def call(route: Route, request: Request, timeout: float | None = None) -> Answer:
+    """Run `request` through a route of one node, which reads it as a client's, whatever its parents are.
+
+    It is tried once: it may wait `timeout` seconds, then run as long, by default the stage's own. Raises what
+    became of the call in TorchServe's words: `NoWorkerError`, or an error with the code of the node's fault,
+    among them the handler's own `PredictionError`.
+    """
+    return await _Call(route, request, timeout).run()
 
 
 class _Errand:
-    """The state of one walk."""
+    """The state of one request on its way."""
 
-    __slots__ = ("_error", "_leaves", "_outputs", "_progress", "_request", "_route", "_watching", "nursery")
+    __slots__ = ("_error", "_leaves", "_outputs", "_progress", "_request", "_route", "nursery")
 
     nursery: trio.Nursery
 
@@ -100,12 +103,15 @@ class _Errand:
         self._outputs: dict[str, Done] = {}
         self._leaves: list[str] = []
         self._error: WfserveError | None = None
-        self._watching = trio.CancelScope()
 
-    async def leave_after(self, watch: Callable[[], Awaitable[object]]) -> None:
-        with self._watching:
-            await watch()
-            self.nursery.cancel_scope.cancel()
+    async def run(self) -> Answer:
+        try:
+            async with trio.open_nursery() as nursery:
+                self.nursery = nursery
+                await self.run_from(self._route.graph.start)
+            return self.answer()
+        finally:
+            self.release()
 
     async def run_from(self, start: str) -> None:
         """Run a node, then those that it made ready; a failure that is for the client ends the request."""
@@ -127,8 +133,8 @@ class _Errand:
         stage = self._route.stages[node]
         item = Item(new_uuid(), self._request.headers, self._inputs(node))
         error: WfserveError | None = None
-        for _ in range(stage.settings.retry_attempts + 1):
-            outcome = await stage.attempt(item)
+        for number in range(stage.settings.retry_attempts + 1):
+            outcome = await stage.attempt(item, retry=number > 0)
             if isinstance(outcome, Done):
                 return outcome
             error = outcome.error
@@ -154,17 +160,13 @@ class _Errand:
             self._leaves.append(node)
         for spent in step.spent:
             self._outputs.pop(spent).payload.release()
-        if not self._progress.pending:
-            self._watching.cancel()  # nothing else is left
         for other in step.ready[1:]:
             self.nursery.start_soon(self.run_from, other, name=other)
         return step.ready[0] if step.ready else None
 
-    def answer(self) -> Answer | None:
+    def answer(self) -> Answer:
         if self._error is not None:
             raise self._error
-        if self._progress.pending:
-            return None
         return Answer({leaf: self._outputs.pop(leaf) for leaf in self._leaves})
 
     def release(self) -> None:
@@ -172,3 +174,32 @@ class _Errand:
         for done in self._outputs.values():
             done.payload.release()
         self._outputs.clear()
+
+
+class _Call(_Errand):
+    """The state of a call of one node by itself."""
+
+    __slots__ = ("_timeout",)
+
+    def __init__(self, route: Route, request: Request, timeout: float | None) -> None:
+        super().__init__(route, request)
+        self._timeout = timeout
+
+    async def _run(self, node: str) -> Done:
+        item = Item(new_uuid(), self._request.headers, self._inputs(node), direct=True)
+        try:
+            outcome = await self._route.stages[node].attempt(item, timeout=self._timeout)
+        except ServiceUnavailableError as refusal:
+            raise NoWorkerError(refusal.message, retry_after=refusal.retry_after) from refusal
+        if isinstance(outcome, Done):
+            return outcome
+        raise _as_predicted(outcome.error)
+
+
+def _as_predicted(error: WfserveError) -> WfserveError:
+    """Return a node's error as TorchServe says it of a model: all are its `InternalServerException`."""
+    if isinstance(error, WorkerDiedError):
+        return InternalError("Worker died.")
+    if isinstance(error, OutOfMemoryError):
+        return InternalError(error.message, code=error.code)
+    return error

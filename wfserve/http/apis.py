@@ -1,36 +1,44 @@
 """Each port exposes what belongs there and nothing else: Quart-Trio applications over shared blueprints.
 
-`/wfpredict` goes past Quart: it is what the server is for, and every microsecond of it is paid per request.
+Nothing of them runs before the gate of the socket has let the request in. Predictions go past Quart: they are
+what the server is for, and every microsecond of them is paid per request.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, cast
 
 import trio
 from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
-from wfserve.errors import BadRequestError, MethodNotAllowedError, NotFoundError, TooLargeError
-from wfserve.http import inference, management, metrics
-from wfserve.http.origin import refuse_foreign
+from wfserve.errors import BadRequestError, MethodNotAllowedError, NotFoundError, TooLargeError, WfserveError
+from wfserve.http import auth, description, inference, management, metrics, models
+from wfserve.http.cors import adding, cors_headers, is_preflight
+from wfserve.http.gate import Gate
 from wfserve.http.predict import PREFIX, predict
+from wfserve.http.predictions import PREFIXES, call_node
 from wfserve.http.respond import (
     as_wfserve_error,
     common_headers,
     error_headers,
     pretty,
     request_id,
+    send_error,
+    send_whole,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, MutableMapping
+    from collections.abc import Awaitable, Callable, Collection, MutableMapping
 
     from wfserve.config import Api
-    from wfserve.errors import WfserveError
-    from wfserve.http.predict import Receive, Scope, Send
-    from wfserve.http.respond import Headers
+    from wfserve.http.auth import Tokens
+    from wfserve.http.body import Receive, Scope
+    from wfserve.http.gate import Area
+    from wfserve.http.respond import Send
+    from wfserve.measure.counts import ResponseCounts
     from wfserve.registry.catalogue import Registry
 
 _BLUEPRINTS = {
@@ -38,27 +46,73 @@ _BLUEPRINTS = {
     "management": management.blueprint,
     "metrics": metrics.blueprint,
 }
+_AREAS: dict[str | None, Area] = {
+    "inference": "inference",
+    "token": "token",
+    "metrics": "open",
+    "description": "open",
+}
+_SOCKETS = 1024  # whose gates are kept; one bound to every address of a machine counts once an address
 
 
 class Apis:
     """The HTTP applications of one registry, by port."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, tokens: Tokens) -> None:
         self._registry = registry
+        self._tokens = tokens
+        self._cors = cors_headers(registry.config)
+        self._answers_preflights = bool(registry.config.cors_allowed_origin)
+        self._gate = lru_cache(maxsize=_SOCKETS)(self._new_gate)
         self._by_exposure: dict[frozenset[Api], Any] = {}
+
+    def _new_gate(self, server: Any, scheme: str) -> Gate:
+        return Gate(self._registry.config, self._tokens, server, scheme)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one HTTP request on the APIs of the port that it came to."""
-        exposed = self._registry.config.exposed(scope["server"][1])
-        if "inference" in exposed and scope["path"][: len(PREFIX) + 2].lower() == f"/{PREFIX}/":
-            await predict(self._registry, scope, receive, send)
+        send = _counted(send, self._registry.responses)
+        if self._cors:
+            send = adding(self._cors, send)
+            if self._answers_preflights and is_preflight(scope):
+                await send_whole(send, request_id(scope["headers"]), 200, [], b"")
+                return
+        gate = self._gate(scope["server"], scope["scheme"])
+        endpoint = _past_quart(scope) if "inference" in gate.apis else None
+        if endpoint is not None:
+            try:
+                gate.admit("inference", scope["headers"])
+            except WfserveError as error:
+                await send_error(send, request_id(scope["headers"]), error)
+            else:
+                await endpoint(self._registry, scope, receive, send)
         else:
-            await self._application(exposed)(scope, receive, _uncut(send))
+            scope["wfserve.gate"] = gate
+            await self._application(gate.apis)(scope, receive, _uncut(send))
 
     def _application(self, exposed: frozenset[Api]) -> Any:
         if exposed not in self._by_exposure:
-            self._by_exposure[exposed] = application(self._registry, exposed)
+            self._by_exposure[exposed] = application(self._registry, exposed, self._tokens)
         return self._by_exposure[exposed]
+
+
+def _past_quart(scope: Scope) -> Callable[[Registry, Scope, Receive, Send], Awaitable[None]] | None:
+    """Return what answers a prediction, None for any other request."""
+    path = scope["path"]
+    if path[: len(PREFIX) + 2].lower() == f"/{PREFIX}/":
+        return predict
+    return call_node if path.startswith(PREFIXES) and scope["method"] != "OPTIONS" else None
+
+
+def _counted(send: Send, responses: ResponseCounts) -> Send:
+    """Return `send`, and have it count each response."""
+
+    def send_counted(message: MutableMapping[str, Any]) -> Awaitable[None]:
+        if message["type"] == "http.response.start":
+            responses.count(message["status"])
+        return send(message)
+
+    return send_counted
 
 
 def _uncut(send: Send) -> Send:
@@ -75,20 +129,27 @@ def _uncut(send: Send) -> Send:
     return send_uncut
 
 
-def application(registry: Registry, apis: Collection[Api]) -> QuartTrio:
-    """Return a Quart-Trio application with the routes of `apis`; with none, every path is 404."""
+def application(registry: Registry, apis: Collection[Api], tokens: Tokens) -> QuartTrio:
+    """Return a Quart-Trio application with the routes of `apis`; with none, every path is 404.
+
+    It expects the gate of the socket in its scope.
+    """
     app = QuartTrio("wfserve", static_folder=None)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.config["MAX_CONTENT_LENGTH"] = registry.config.max_request_size
     for api in sorted(apis):
         app.register_blueprint(_BLUEPRINTS[api](registry))
     if "management" in apis:
+        app.register_blueprint(models.blueprint(registry))
+        app.register_blueprint(auth.blueprint(tokens))
+    if apis:
+        app.register_blueprint(description.blueprint(apis))
 
-        @app.before_request
-        async def guard() -> None:
-            if not registry.config.insecure_management:
-                host, _ = request.scope["server"] or ("", None)
-                refuse_foreign(_raw_headers(), host)
+    @app.before_request
+    async def guard() -> None:
+        scope: Scope = cast("Any", request.scope)
+        gate: Gate = scope["wfserve.gate"]
+        gate.admit(_area(request.blueprint, gate.apis), scope["headers"])
 
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _failure)
@@ -96,12 +157,15 @@ def application(registry: Registry, apis: Collection[Api]) -> QuartTrio:
     return app
 
 
-def _raw_headers() -> Headers:
-    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in request.headers]
+def _area(blueprint: str | None, apis: Collection[Api]) -> Area:
+    """Return what the route asks for that was found; what is not found is of the port's most guarded API."""
+    if blueprint in _AREAS:
+        return _AREAS[blueprint]
+    return "management" if "management" in apis else "inference" if "inference" in apis else "open"
 
 
 def _identity() -> bytes:
-    return request_id(_raw_headers())
+    return request_id(request.scope["headers"])
 
 
 def _render(error: WfserveError) -> Response:

@@ -2,8 +2,8 @@
 
 What a request costs here is one wait, one `recv` and one `send`; nothing else enters the kernel. Times are
 kept without a cancel scope each: a wait notes until when it may last, and the server looks at the notes once
-a second. All waits end by `trio.lowlevel.notify_closing`: of a deadline, of a server that stops, of a
-response that is complete while somebody still watches for the client's leaving.
+a second; they end by `trio.lowlevel.notify_closing`. And nobody waits for a client's leaving: the server has
+one epoll for that, which tells the connection (`hung_up`), which tells whoever asked to be called.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 CHUNK = 65_536  # bytes read at once, and the most that is read ahead of the request that is being answered
 JOINED = 65_536  # up to here copying is cheaper than a second system call's setup
-PROBE_INTERVAL = 5.0  # seconds
+ASK_INTERVAL = 5.0  # seconds
 _EMPTY_LINES = re.compile(rb"\A(?:\r\n)+")  # before a request they mean nothing: RFC 9112, section 2.2
-_PROBE = b"HTTP/1.1 102 Processing\r\n\r\n"
+_ARE_YOU_THERE = b"HTTP/1.1 102 Processing\r\n\r\n"
 
 
 class Clock(Protocol):
@@ -58,16 +58,19 @@ class Connection:
     """The socket of one client, non-blocking, and what has been read from it ahead."""
 
     __slots__ = (
+        "_ask_next",
+        "_callers",
         "_clock",
         "_expired",
         "_sock",
-        "_watched",
         "answering",
         "buffer",
         "client",
         "deadline",
         "gone",
+        "half_closed",
         "idle",
+        "may_ask",
         "server",
         "torn",
     )
@@ -76,12 +79,15 @@ class Connection:
         self._sock = sock
         self._clock = clock
         self._expired = False
-        self._watched: socket.socket | select.epoll | None = None
+        self._callers: list[Callable[[], object]] = []
+        self._ask_next = -math.inf
         self.client, self.server = client, server
         self.buffer = b""  # read, but not yet used
         self.deadline = math.inf  # of the wait under way
         self.idle = False  # nothing of a request has arrived
         self.answering = False  # a whole head has: the server owes an answer
+        self.half_closed = False  # the client has ended its sending
+        self.may_ask = False  # an interim response may be sent
         self.gone = False  # nothing can reach the client any more
         self.torn = False  # a part of a message has been sent, and its rest not
 
@@ -183,6 +189,9 @@ class Connection:
 
     def _lost(self) -> GoneError:
         self.gone = True
+        callers, self._callers = self._callers, []
+        for callback in callers:
+            callback()
         return GoneError("the client has gone")
 
     async def write(self, parts: Sequence[Bytes], seconds: float) -> None:
@@ -221,69 +230,43 @@ class Connection:
                     raise self._lost() from None
         self.torn = False
 
-    async def watch(self, done: Callable[[], bool], probe: Callable[[], bool]) -> None:
-        """Wait until the client has gone, or `done`, which `wake_watcher` has looked at again.
+    def call_when_gone(self, callback: Callable[[], object]) -> None:
+        """Have `callback` called as soon as the client has gone, unless `forget_callers` comes first."""
+        if self.gone:
+            callback()
+            return
+        self._callers.append(callback)
+        if self.half_closed:
+            self.ask()
 
-        What the client sends meanwhile is kept for its next request, within bounds. A client that ends its
-        sending may have left, or only have said that it has no more requests, and TCP does not tell which
-        until something is sent to it. So while `probe` allows it, it is sent an interim response (102, which
-        every client of HTTP/1.1 has to skip): one that has left answers with a reset.
+    def forget_callers(self) -> None:
+        """Call nobody: the request that they cared for has been answered."""
+        self._callers.clear()
+
+    def hung_up(self, events: int) -> None:
+        """Take note of what the kernel says of the client's side: `EPOLLRDHUP`, `EPOLLHUP`, `EPOLLERR`."""
+        if events & (select.EPOLLERR | select.EPOLLHUP):
+            self._lost()
+        else:
+            self.half_closed = True
+            self.ask()
+
+    def ask(self) -> None:
+        """Ask a client that sends no more whether it is still there, if somebody cares, now and then.
+
+        It may have left, or only have said that it has no more requests, and TCP does not tell which until
+        something is sent to it: an interim response (102), which every client of HTTP/1.1 has to skip. One
+        that has left answers with a reset, and `hung_up` is told.
         """
-        while not (self.gone or done()):
-            if len(self.buffer) >= CHUNK:
-                await self._watch_events(select.EPOLLRDHUP, math.inf)
-                break
-            await self._watch_one(self._sock)
-            if done() or not self._read_ahead():
-                break
-        while not (self.gone or done()):
-            if probe():
-                self._send_probe()
-            if await self._watch_events(0, PROBE_INTERVAL) and not done():
+        now = trio.current_time()
+        if self._callers and self.may_ask and now >= self._ask_next:
+            self._ask_next = now + ASK_INTERVAL
+            try:
+                self._sock.send(_ARE_YOU_THERE)
+            except BlockingIOError:
+                pass  # what was sent before serves as well
+            except OSError:
                 self._lost()
-
-    def _read_ahead(self) -> bool:
-        """Read what is there; False if no more will come."""
-        try:
-            data = self._sock.recv(CHUNK - len(self.buffer))
-        except BlockingIOError:
-            return True
-        except OSError:
-            self._lost()
-            return False
-        self.buffer += data
-        return bool(data)
-
-    def _send_probe(self) -> None:
-        try:
-            if self._sock.send(_PROBE) < len(_PROBE):
-                self._lost()
-        except BlockingIOError:
-            pass  # what was sent before serves as well
-        except OSError:
-            self._lost()
-
-    async def _watch_events(self, events: int, seconds: float) -> bool:
-        """Wait for `events`, an error or a hang-up, and only those: the socket may be readable all along."""
-        with select.epoll() as epoll:
-            epoll.register(self._sock, events)
-            with trio.move_on_after(seconds):
-                await self._watch_one(epoll)
-            return bool(epoll.poll(0))
-
-    async def _watch_one(self, what: socket.socket | select.epoll) -> None:
-        self._watched = what
-        try:
-            await trio.lowlevel.wait_readable(what)
-        except trio.ClosedResourceError:
-            pass  # the caller looks at what has changed
-        finally:
-            self._watched = None
-
-    def wake_watcher(self) -> None:
-        """Have `watch` look at its condition."""
-        if self._watched is not None:
-            trio.lowlevel.notify_closing(self._watched)
 
     async def linger(self, seconds: float) -> None:
         """End the sending side and drop what still comes, so that no reset overtakes the last answer.

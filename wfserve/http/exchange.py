@@ -1,13 +1,16 @@
 """An Exchange is one request and its answer on a connection: the ASGI side of the server.
 
-The application runs in the connection's own task. Nothing watches the client beside it unless the application
-asks, by calling `receive` once more when it has the body.
+The application runs in the connection's own task, and nothing watches the client beside it. It is told that
+the client has left if it asks to be: by calling `receive` once more when it has the body, as ASGI has it, or
+by the extension `wfserve.gone`, which needs no task that waits.
 """
 
 from __future__ import annotations
 
 import logging
 from typing import TYPE_CHECKING, Any
+
+import trio
 
 from wfserve.errors import InternalError, TooLargeError, WfserveError
 from wfserve.http.chunked import Chunks
@@ -27,7 +30,8 @@ if TYPE_CHECKING:
     Message = MutableMapping[str, Any]
     App = Callable[[Any, Any, Any], Awaitable[None]]
 
-BODY_INTO = "wfserve.body_into"  # the ASGI extension: see `Exchange.receive_into`
+BODY_INTO = "wfserve.body_into"  # an ASGI extension: see `Exchange.receive_into`
+GONE = "wfserve.gone"  # an ASGI extension: `["call"](callback)` has it called if the client leaves
 log = logging.getLogger(__name__)
 _ASGI = {"version": "3.0", "spec_version": "2.4"}
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -43,6 +47,7 @@ class Exchange:
         "_expects",
         "_head",
         "_left",
+        "_over",
         "_received",
         "_response",
         "_server",
@@ -60,6 +65,8 @@ class Exchange:
         self._received = False  # it has got all of it
         self._start: Message | None = None  # `http.response.start`, which waits for a part of the body
         self._response = Response(head.method, head.http_version, keep_alive=head.keep_alive)
+        self._over: trio.Event | None = None  # set when nobody has to wait for the client's leaving any more
+        connection.may_ask = head.http_version != "1.0"
         self._started = False  # something of the response may have left
         self._done = False  # all of it has
 
@@ -82,6 +89,9 @@ class Exchange:
 
     def _scope(self) -> dict[str, Any]:
         head, connection = self._head, self._connection
+        extensions: dict[str, Any] = {GONE: {"call": connection.call_when_gone}}
+        if self._left:
+            extensions[BODY_INTO] = {"receive_into": self.receive_into}
         return {
             "type": "http",
             "asgi": _ASGI,
@@ -95,7 +105,7 @@ class Exchange:
             "headers": head.headers,
             "client": connection.client,
             "server": connection.server,
-            "extensions": {BODY_INTO: {"receive_into": self.receive_into}} if self._left else {},
+            "extensions": extensions,
         }
 
     async def _fail(self, error: Exception) -> None:
@@ -135,8 +145,17 @@ class Exchange:
                 body = self._take() if self._chunks is None else self._decode()
             self._received = self._complete()
             return {"type": "http.request", "body": body, "more_body": not self._received}
-        await connection.watch(self._is_done, self._may_probe)
+        await self._until_over()
         return {"type": "http.disconnect"}
+
+    async def _until_over(self) -> None:
+        """Wait until the client has gone, or the response is complete."""
+        if self._over is None:
+            self._over = trio.Event()
+            self._connection.call_when_gone(self._over.set)
+        if self._done:
+            self._over.set()
+        await self._over.wait()
 
     async def receive_into(self, view: memoryview) -> int | None:
         """Receive the body into `view`, a writable buffer of bytes, until either ends: the ASGI extension.
@@ -222,12 +241,6 @@ class Exchange:
         """Whether the client may still be sending, though it will get no other answer."""
         return not self._connection.gone and (not self._complete() or bool(self._connection.buffer))
 
-    def _is_done(self) -> bool:
-        return self._done
-
-    def _may_probe(self) -> bool:
-        return not self._started and self._head.http_version != "1.0"
-
     # What the application sends
 
     async def send(self, message: Message) -> None:
@@ -251,7 +264,8 @@ class Exchange:
             await self._server.breathe()
         else:
             self._done = True
-            self._connection.wake_watcher()
+            if self._over is not None:
+                self._over.set()
 
     def _first(self, body: Bytes, *, more: bool) -> tuple[Bytes, ...]:
         """Return the response's head with the first part of its body."""
@@ -266,6 +280,7 @@ class Exchange:
         )
         parts = (head, *response.part(body, more=more))
         self._started = True
+        self._connection.may_ask = False
         return parts
 
     def _body_arrived(self) -> bool:

@@ -1,4 +1,4 @@
-"""The inference API beside `/wfpredict`, which is an endpoint of its own (`predict.py`)."""
+"""The inference API beside the predictions, which are endpoints of their own, past Quart."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from quart import Blueprint, Response
 
-from wfserve.http.respond import pretty
+from wfserve.http.description import document
+from wfserve.http.parameters import ANY_METHOD, json_response
 
 if TYPE_CHECKING:
     from wfserve.registry.catalogue import Registry
@@ -16,10 +17,14 @@ def blueprint(registry: Registry) -> Blueprint:
     """Return the inference routes over `registry`."""
     routes = Blueprint("inference", __name__)
 
-    @routes.get("/ping")
+    @routes.route("/ping", methods=ANY_METHOD)
     async def ping() -> Response:
         healthy = registry.healthy()
-        body = pretty({"status": "Healthy" if healthy else "Unhealthy"})
-        return Response(body, status=200 if healthy else 500, content_type="application/json")
+        return json_response({"status": "Healthy" if healthy else "Unhealthy"}, 200 if healthy else 500)
+
+    @routes.route("/predictions/<name>", methods=["OPTIONS"])
+    async def describe(name: str) -> Response:
+        registry.node(name)
+        return json_response(document(["inference"], "/predictions/"))
 
     return routes

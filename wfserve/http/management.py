@@ -1,4 +1,4 @@
-"""The management API: register, describe, list and unregister workflows, in TorchServe's shapes and words."""
+"""The management API of workflows: register, describe, list, unregister, in TorchServe's shapes and words."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from quart import Blueprint, Response, request
 
+from wfserve.archive.spec import SHA256
 from wfserve.errors import BadRequestError
-from wfserve.http.respond import pretty
+from wfserve.http.parameters import is_true, json_response, number
 
 if TYPE_CHECKING:
     from wfserve.registry.catalogue import Registry
@@ -25,34 +26,37 @@ def blueprint(registry: Registry) -> Blueprint:
         url = given.get("url")
         if not url:
             raise BadRequestError("Parameter url is required.")
-        timeout = _seconds(given, "startup_timeout")
-        _seconds(given, "response_timeout")  # of TorchServe's workers; here `timeout-ms` ends what hangs
-        workflow = await registry.register(url, given.get("workflow_name") or None, startup_timeout=timeout)
-        return _json({"status": f"Workflow {workflow.name} has been registered and scaled successfully."})
+        if is_true(given.get("s3_sse_kms")):
+            raise BadRequestError("Parameter s3_sse_kms is not supported: archives are not fetched from S3.")
+        workflow = await registry.register(
+            url,
+            given.get("workflow_name") or None,
+            startup_timeout=_seconds(given, "startup_timeout"),
+            response_timeout=_seconds(given, "response_timeout"),
+            sha256=_digest(given),
+        )
+        said = f"Workflow {workflow.name} has been registered and scaled successfully."
+        return json_response({"status": said})
 
     @routes.get("/workflows")
     async def list_() -> Response:
-        page, following = registry.page(_number("limit", 100), _number("next_page_token", 0))
+        page, following = registry.page(number("limit", 100), number("next_page_token", 0))
         listed: dict[str, Any] = {} if following is None else {"nextPageToken": str(following)}
         listed["workflows"] = [
             {"workflowName": workflow.name, "workflowUrl": workflow.blueprint.url} for workflow in page
         ]
-        return _json(listed)
+        return json_response(listed)
 
     @routes.get("/workflows/<name>")
     async def describe(name: str) -> Response:
-        return _json([_description(registry.lookup(name))])
+        return json_response([_description(registry.lookup(name))])
 
     @routes.delete("/workflows/<name>")
     async def unregister(name: str) -> Response:
         await registry.unregister(name)
-        return _json({"status": f'Workflow "{name}" unregistered'})
+        return json_response({"status": f'Workflow "{name}" unregistered'})
 
     return routes
-
-
-def _json(value: object) -> Response:
-    return Response(pretty(value), content_type="application/json")
 
 
 def _seconds(given: dict[str, Any], name: str) -> float | None:
@@ -61,6 +65,13 @@ def _seconds(given: dict[str, Any], name: str) -> float | None:
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise BadRequestError(f"Parameter {name} is not a number of seconds: {text}")
     return float(text) or None
+
+
+def _digest(given: dict[str, Any]) -> str:
+    text = str(given.get("sha256") or "")
+    if text and not SHA256.fullmatch(text):
+        raise BadRequestError(f"Parameter sha256 is not 64 hexadecimal digits: {text}")
+    return text
 
 
 async def _parameters() -> dict[str, Any]:
@@ -77,16 +88,6 @@ async def _parameters() -> dict[str, Any]:
         if not isinstance(body.get(name, ""), str):
             raise BadRequestError(f"Parameter {name} is not a string.")
     return body
-
-
-def _number(name: str, default: int) -> int:
-    text = request.args.get(name)
-    if text is None:
-        return default
-    try:
-        return int(text)
-    except ValueError:
-        raise BadRequestError(f"Parameter {name} is not a whole number: {text}") from None
 
 
 def _description(workflow: Workflow) -> dict[str, object]:

@@ -1,36 +1,73 @@
-"""The metrics API: what every stage, pool and the arena count, read at the moment it is asked for."""
+"""The metrics API: what every workflow, stage, pool and the arena count, read at the moment it is asked for.
+
+A scrape of many workflows lets requests go on between `LINES` lines of its answer.
+"""
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+import trio
 from quart import Blueprint, Response, request
 
+from wfserve.measure.family import CONTENT_TYPE, NO_LABELS, Family, Labels, lines, selected
+from wfserve.registry.measures import TorchServeMetrics, readings
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
-    from prometheus_client.core import Metric
-
+    from wfserve.measure.family import Kind
+    from wfserve.measure.histogram import Histogram
     from wfserve.registry.catalogue import Registry
-    from wfserve.scheduling.dispatch import StageStatistics
-    from wfserve.workers.base import PoolStatistics
+    from wfserve.registry.measures import Node
+    from wfserve.registry.workflow import Workflow
+    from wfserve.transport.base import Arena
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_NODE = ["workflow", "node"]
-_STAGE_GAUGES = {"queued": "Attempts that wait for a worker", "running": "Items in running batches"}
-_STAGE_COUNTERS = {
-    "attempts": "Attempts made",
-    "refused": "Attempts refused because the queue was full",
-    "timeouts": "Attempts that ran out of time",
-    "abandoned": "Items whose result is no longer wanted while their batch runs",
-    "reruns": "Items run again for the fault of others",
-    "batches": "Batches started",
-    "batched_items": "Items in those batches",
+    Samples = list[tuple[Labels, float | Histogram]]
+
+LINES = 200
+_PARTS: tuple[tuple[Kind, str, str, dict[str, str]], ...] = (
+    ("gauge", "settings", "node", {"queue_size": "Attempts that may wait for a worker"}),
+    (
+        "gauge",
+        "stage",
+        "node",
+        {"queued": "Attempts that wait for a worker", "running": "Items in running batches"},
+    ),
+    (
+        "counter",
+        "stage",
+        "node",
+        {
+            "attempts": "Attempts made",
+            "retries": "Attempts that followed a failed one",
+            "refused": "Attempts refused because the queue was full",
+            "timeouts": "Attempts that ran out of time",
+            "abandoned": "Items whose result is no longer wanted while their batch runs",
+            "reruns": "Items run again for the fault of others",
+            "batches": "Batches started",
+            "batched_items": "Items in those batches",
+        },
+    ),
+    (
+        "gauge",
+        "pool",
+        "workers",
+        {"idle": "Workers that wait for a batch", "wanted": "Workers that there should be"},
+    ),
+    (
+        "counter",
+        "pool",
+        "worker",
+        {"deaths": "Workers that died or were stopped", "batches_lost": "Batches lost with them"},
+    ),
+)  # type, the part of a node that knows, prefix, and what there is to know
+_HISTOGRAMS = {
+    "queue_time": ("queue_seconds", "How long items waited for their first batch"),
+    "run_time": ("run_seconds", "How long batches took, from leaving for a worker to its answer"),
+    "batch_size": ("batch_size", "Items in a batch"),
 }
-_POOL_GAUGES = {"idle": "Workers that wait for a batch", "wanted": "Workers that there should be"}
-_POOL_COUNTERS = {"deaths": "Workers that died or were stopped", "batches_lost": "Batches lost with them"}
 _ARENA = {
     "slots": "Slots of payload memory in use",
     "loaned_bytes": "Bytes of those slots",
@@ -42,56 +79,58 @@ _ARENA = {
 def blueprint(registry: Registry) -> Blueprint:
     """Return `/metrics` over `registry`."""
     routes = Blueprint("metrics", __name__)
-    collectors = CollectorRegistry(auto_describe=False)
-    collectors.register(_Collector(registry))
+    torchserve = None if registry.config.metrics_mode == "log" else TorchServeMetrics(registry)
 
     @routes.get("/metrics")
     async def metrics() -> Response:
-        names = request.args.getlist("name[]")
-        shown = collectors.restricted_registry(names) if names else collectors
-        return Response(generate_latest(shown), content_type=CONTENT_TYPE)
+        nodes = await readings(registry)
+        theirs = [] if torchserve is None else await torchserve.families(nodes)
+        ours = chain(_of_workflows(list(registry)), _of_nodes(nodes), _of_arena(registry.arena))
+        text = await _written(chain(ours, theirs), frozenset(request.args.getlist("name[]")))
+        return Response(text, content_type=CONTENT_TYPE)
 
     return routes
 
 
-class _Collector:
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
-
-    def describe(self) -> list[Metric]:
-        return list(self.collect())
-
-    def collect(self) -> Iterator[Metric]:
-        nodes = [
-            ((workflow.name, node), stage.statistics(), stage.pool.statistics())
-            for workflow in self._registry
-            for node, stage in workflow.route.stages.items()
-        ]
-        stages = [(labels, stage) for labels, stage, _ in nodes]
-        pools = [(labels, pool) for labels, _, pool in nodes]
-        yield from _families(_STAGE_GAUGES, stages, GaugeMetricFamily)
-        yield from _families(_STAGE_COUNTERS, stages, CounterMetricFamily)
-        yield from _families(_POOL_GAUGES, pools, GaugeMetricFamily, "workers_")
-        yield from _families(_POOL_COUNTERS, pools, CounterMetricFamily, "worker_")
-        requests = GaugeMetricFamily(
-            "wfserve_requests_in_flight", "Requests being walked", labels=["workflow"]
-        )
-        for workflow in self._registry:
-            requests.add_metric([workflow.name], workflow.in_flight)
-        yield requests
-        arena = self._registry.arena.statistics()
-        for name, text in _ARENA.items():
-            yield GaugeMetricFamily(f"wfserve_arena_{name}", text, value=getattr(arena, name))
+async def _written(families: Iterable[Family], names: Collection[str]) -> bytes:
+    written: list[str] = []
+    for family in families:
+        if selected(family, names):
+            for line in lines(family, names):
+                written.append(line)
+                if len(written) % LINES == 0:
+                    await trio.lowlevel.checkpoint()
+    return "".join(written).encode()
 
 
-def _families(
-    texts: dict[str, str],
-    nodes: Iterable[tuple[tuple[str, str], StageStatistics | PoolStatistics]],
-    family: type[GaugeMetricFamily] | type[CounterMetricFamily],
-    prefix: str = "node_",
-) -> Iterator[Metric]:
-    for name, text in texts.items():
-        metric = family(f"wfserve_{prefix}{name}", text, labels=_NODE)
-        for labels, statistics in nodes:
-            metric.add_metric(list(labels), getattr(statistics, name))
-        yield metric
+def _of_workflows(workflows: list[Workflow]) -> Iterator[Family]:
+    labelled = [(Labels(("workflow", workflow.name)), workflow) for workflow in workflows]
+    in_flight: Samples = [(labels, workflow.in_flight) for labels, workflow in labelled]
+    yield Family("wfserve_requests_in_flight", "gauge", "Requests being walked", in_flight)
+    ended: Samples = [
+        (Labels(("workflow", workflow.name), ("outcome", outcome)), count)
+        for workflow in workflows
+        for outcome, count in workflow.measured.by_outcome.items()
+    ]
+    yield Family("wfserve_requests_total", "counter", "Requests that were walked, by how they ended", ended)
+    times: Samples = [(labels, each.measured.time) for labels, each in labelled if each.measured.time.count]
+    yield Family("wfserve_request_seconds", "histogram", "How long requests were walked", times)
+
+
+def _of_nodes(nodes: list[Node]) -> Iterator[Family]:
+    labelled = [(Labels(("workflow", each.workflow), ("node", each.node)), each) for each in nodes]
+    for kind, part, prefix, texts in _PARTS:
+        for name, text in texts.items():
+            samples: Samples = [(labels, getattr(getattr(each, part), name)) for labels, each in labelled]
+            suffix = "_total" if kind == "counter" else ""
+            yield Family(f"wfserve_{prefix}_{name}{suffix}", kind, text, samples)
+    for name, (shown, text) in _HISTOGRAMS.items():
+        histograms = [(labels, getattr(each.measured, name)) for labels, each in labelled]
+        used: Samples = [(labels, each) for labels, each in histograms if each.count]
+        yield Family(f"wfserve_node_{shown}", "histogram", text, used)
+
+
+def _of_arena(arena: Arena) -> Iterator[Family]:
+    statistics = arena.statistics()
+    for name, text in _ARENA.items():
+        yield Family(f"wfserve_arena_{name}", "gauge", text, [(NO_LABELS, getattr(statistics, name))])

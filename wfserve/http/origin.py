@@ -16,20 +16,18 @@ if TYPE_CHECKING:
     from wfserve.http.respond import Headers
 
 
-def refuse_foreign(headers: Headers, address: str) -> None:
-    """Raise `ForbiddenError` unless a request to the management API came to loopback, from no foreign page.
+def refuse_foreign(headers: Headers, allowed: str | None = None) -> None:
+    """Raise `ForbiddenError` if a request that came to loopback is a foreign page's.
 
-    `address` is the one that it came to: hypercorn may listen elsewhere than is configured. Clients that are
-    no browsers send no `Origin`, and call loopback by one of its names.
+    Clients that are no browsers send no `Origin`, and call loopback by one of its names. `allowed` is one
+    origin whose pages may come, too; `*` names none.
     """
-    if not is_loopback(address):
-        raise ForbiddenError("The management API answers on loopback only, without --insecure-management.")
     found = {name: value.decode("latin-1") for name, value in headers if name in (b"host", b"origin")}
     host = found.get(b"host", "")
     if host and not is_loopback(_hostname(f"//{host}")):
         raise ForbiddenError(f"Host {host} is not this server's.")
     origin = found.get(b"origin")
-    if origin is not None and origin.partition("//")[2] != host:
+    if origin is not None and origin.partition("//")[2] != host and origin != allowed:
         raise ForbiddenError(f"A page of {origin} may not manage this server.")
 
 

@@ -1,6 +1,7 @@
 """`/wfpredict/{name}` is a plain ASGI endpoint: at most one copy of the body, one walk, one answer.
 
-A client that disconnects cancels the walk, whatever it waits for.
+A client that disconnects cancels the walk, whatever it waits for. What is the same for a call of one node
+(`predictions.py`) is here, too.
 """
 
 from __future__ import annotations
@@ -8,71 +9,59 @@ from __future__ import annotations
 import json
 import logging
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote
 
 import orjson
+import trio
 
 from wfserve.dag.walk import Request
-from wfserve.errors import BadRequestError, InternalError, NotFoundError, TooLargeError
-from wfserve.http.exchange import BODY_INTO
-from wfserve.http.respond import as_wfserve_error, common_headers, error_headers, pretty, request_id
-from wfserve.transport.frame import Kind, pack_header
+from wfserve.errors import InternalError, NotFoundError, WfserveError
+from wfserve.http.body import Gone, read_body
+from wfserve.http.exchange import GONE
+from wfserve.http.respond import as_wfserve_error, request_id, send_error, send_whole
+from wfserve.transport.frame import Kind
 from wfserve.transport.publish import publish
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, MutableMapping
+    from collections.abc import Awaitable, Sequence
 
     from wfserve.dag.walk import Answer
-    from wfserve.http.respond import Headers
+    from wfserve.http.body import Receive, Scope
+    from wfserve.http.respond import Headers, Send
     from wfserve.registry.catalogue import Registry
-    from wfserve.transport.base import Arena, Payload
-    from wfserve.workers.base import Done
 
-    Scope = MutableMapping[str, Any]
-    Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-    Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-    ReceiveInto = Callable[[memoryview], Awaitable[int | None]]
+    Response = tuple[int, Headers, bytes]
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 PREFIX = "wfpredict"
-
-
-class _Gone(Exception):  # noqa: N818 - no error of ours
-    """The client disconnected while it sent its request."""
+JSON = "application/json"
 
 
 async def predict(registry: Registry, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer one prediction request. Any method, any further path segment; the query is ignored."""
+    await respond(scope, send, _answer(registry, scope, receive))
+
+
+async def respond(scope: Scope, send: Send, answer: Awaitable[Response | None]) -> None:
+    """Send what `answer` returns, or what its error deserves; nothing if it is None, the client has gone."""
     identity = request_id(scope["headers"])
     try:
-        response = await _answer(registry, scope, receive)
-    except _Gone:
+        response = await answer
+    except Gone:
         return
     except Exception as failure:  # the one boundary: as_wfserve_error logs what is not for the client
-        error = as_wfserve_error(failure, identity)
-        response = error.code, [_JSON, *error_headers(error)], pretty(error.body())
-    if response is not None:
-        await _respond(send, identity, *response)
+        await send_error(send, identity, as_wfserve_error(failure, identity))
+    else:
+        if response is not None:
+            await send_whole(send, identity, *response)
 
 
-_JSON = (b"content-type", b"application/json")
-
-
-async def _answer(registry: Registry, scope: Scope, receive: Receive) -> tuple[int, Headers, bytes] | None:
+async def _answer(registry: Registry, scope: Scope, receive: Receive) -> Response | None:
     workflow = registry.lookup(_workflow_name(scope))
-    body = await _read_body(scope, receive, registry.arena, registry.config.max_request_size)
-    try:
-        headers = _headers_payload(scope["headers"], registry.arena)
-    except BaseException:
-        body.release()
-        raise
-
-    async def gone() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-    answer = await workflow.predict(Request(headers, body), gone)
+    request = await receive_request(registry, scope, receive)
+    answer = await unless_gone(scope, receive, workflow.predict(request))
     if answer is None:
         return None
     try:
@@ -82,111 +71,98 @@ async def _answer(registry: Registry, scope: Scope, receive: Receive) -> tuple[i
 
 
 def _workflow_name(scope: Scope) -> str:
-    segments = scope["path"].split("/")
+    segments = path_segments(scope)
     if len(segments) < 3 or not segments[2]:
         raise NotFoundError
-    return unquote(segments[2]) if "%" in segments[2] else segments[2]
+    return segments[2]
 
 
-def _headers_payload(headers: Headers, arena: Arena) -> Payload:
-    pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
-    return publish(arena, orjson.dumps(pairs), Kind.JSON)
+def path_segments(scope: Scope) -> list[str]:
+    """Return what stands between the slashes of the path; the first is empty."""
+    segments: list[str] = scope["path"].split("/")
+    return [unquote(each) if "%" in each else each for each in segments]
 
 
-async def _read_body(scope: Scope, receive: Receive, arena: Arena, limit: int) -> Payload:
-    declared = _declared_length(scope["headers"])
-    if declared is not None and declared > limit:
-        raise _too_large(limit)
-    if (direct := scope.get("extensions", {}).get(BODY_INTO)) is not None and declared:
-        return await _read_direct(direct["receive_into"], arena, declared)
-    first, more = await _next_part(receive)
-    if not more:
-        if len(first) > limit:
-            raise _too_large(limit)
-        return publish(arena, first)
-    if declared is None:
-        return publish(arena, await _read_undeclared(first, receive, limit))
-    return await _read_declared(first, receive, arena, declared)
+async def receive_request(
+    registry: Registry, scope: Scope, receive: Receive, added: Sequence[tuple[str, str]] = ()
+) -> Request:
+    """Return the request, with headers of ours behind the client's: of equal names the last counts.
 
-
-async def _read_direct(receive_into: ReceiveInto, arena: Arena, declared: int) -> Payload:
-    """Have the server receive the body where it will be read: our own server does, hypercorn cannot."""
-    loan = arena.loan(declared)
+    Raises as `read_body` does. Whoever receives it owns its payloads.
+    """
+    body = await read_body(scope, receive, registry.arena, registry.config.max_request_size)
     try:
-        if await receive_into(loan.buffer[:declared]) is None:
-            raise _Gone
-        return loan.publish(pack_header(Kind.BYTES, declared), 0, declared)
-    finally:
-        loan.release()
+        pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+        return Request(publish(registry.arena, orjson.dumps([*pairs, *added]), Kind.JSON), body)
+    except BaseException:
+        body.release()
+        raise
 
 
-async def _read_declared(first: bytes, receive: Receive, arena: Arena, declared: int) -> Payload:
-    """Fill a slot of the declared length as the parts arrive."""
-    loan = arena.loan(max(1, declared))
-    try:
-        part, more, filled = first, True, 0
-        while True:
-            if filled + len(part) > declared:
-                raise BadRequestError("Invalid HTTP message.")
-            loan.buffer[filled : filled + len(part)] = part
-            filled += len(part)
-            if not more:
-                return loan.publish(pack_header(Kind.BYTES, filled), 0, filled)
-            part, more = await _next_part(receive)
-    finally:
-        loan.release()
+async def unless_gone(scope: Scope, receive: Receive, answer: Awaitable[T]) -> T | None:
+    """Return `answer`, or None if the client disconnects first; it is cancelled then.
 
-
-async def _read_undeclared(first: bytes, receive: Receive, limit: int) -> bytearray:
-    body, more = bytearray(first), True
-    while more:
-        part, more = await _next_part(receive)
-        body += part
-        if len(body) > limit:
-            raise _too_large(limit)
-    return body
-
-
-async def _next_part(receive: Receive) -> tuple[bytes, bool]:
-    message = await receive()
-    if message["type"] == "http.disconnect":
-        raise _Gone
-    return message.get("body", b""), message.get("more_body", False)
-
-
-def _declared_length(headers: Headers) -> int | None:
-    for name, value in headers:
-        if name == b"content-length":
-            return int(value)  # the server has checked it
+    Our own server calls back when the client has gone. Any other has to be listened to in a task.
+    """
+    extension = scope.get("extensions", {}).get(GONE)
+    with trio.CancelScope() as client:
+        if extension is not None:
+            extension["call"](client.cancel)
+            return await answer
+        return await _listening(receive, client, answer)
     return None
 
 
-def _too_large(limit: int) -> TooLargeError:
-    return TooLargeError(f"The request body is over {limit} bytes (max_request_size).")
+async def _listening(receive: Receive, client: trio.CancelScope, answer: Awaitable[T]) -> T:
+    async def cancel_when_gone() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        client.cancel()
+
+    refusal: WfserveError | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(cancel_when_gone)
+        try:
+            found = await answer
+        except WfserveError as error:  # which the nursery would wrap into a group
+            refusal = error
+        nursery.cancel_scope.cancel()
+    if refusal is not None:
+        raise refusal
+    return found
 
 
 def _render(answer: Answer, limit: int) -> tuple[Headers, bytes]:
     if len(answer.leaves) == 1:
         (done,) = answer.leaves.values()
-        headers, body = _handler_headers(done), bytes(done.payload.borrow())
+        headers, body = handler_headers(said_by(done.response), JSON), bytes(done.payload.borrow())
     else:
-        headers, body = [_JSON], _merge(answer)
+        headers, body = handler_headers({}, JSON), _merge(answer)
+    return headers, checked_size(body, limit)
+
+
+def checked_size(body: bytes, limit: int) -> bytes:
+    """Return `body`. Raises `InternalError` if it is over the limit of a response."""
     if len(body) > limit:
         raise InternalError(f"The response is over {limit} bytes (max_response_size).")
-    return headers, body
+    return body
 
 
-def _handler_headers(done: Done) -> Headers:
-    """Return the content type and headers that the leaf's handler set; JSON is what TorchServe says.
+def said_by(response: bytes) -> dict[str, Any]:
+    """Return what a handler set on its response: `status`, `content_type`, `headers`, as far as it did."""
+    said: dict[str, Any] = orjson.loads(response) if response else {}
+    return said
+
+
+def handler_headers(said: dict[str, Any], content_type: str | None) -> Headers:
+    """Return the headers that a handler set; `content_type` is that of one that set none.
 
     What could not stand in a response is left out, and named in the log: it is the handler's mistake.
     """
-    if not done.response:
-        return [_JSON]
-    said = orjson.loads(done.response)
-    given = {"content-type": "application/json"}
+    given = {} if content_type is None else {"content-type": content_type}
     given |= {name.lower(): str(value) for name, value in (said.get("headers") or {}).items()}
-    given["content-type"] = said.get("content_type") or given["content-type"]
+    if said.get("content_type"):
+        given["content-type"] = said["content_type"]
     return [
         (name.encode("ascii"), value.encode("latin-1", "replace"))
         for name, value in given.items()
@@ -219,9 +195,3 @@ def _merge(answer: Answer) -> bytes:
         if value is not None:
             merged[leaf] = value
     return json.dumps(merged, indent=2, ensure_ascii=False).encode() + b"\n"
-
-
-async def _respond(send: Send, identity: bytes, status: int, headers: Headers, body: bytes) -> None:
-    headers = [*headers, (b"content-length", str(len(body)).encode()), *common_headers(status, identity)]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

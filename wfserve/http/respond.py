@@ -17,7 +17,9 @@ from wfserve.errors import InternalError, WfserveError
 from wfserve.identity import new_uuid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+
+    Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 log = logging.getLogger(__name__)
 Headers = list[tuple[bytes, bytes]]
@@ -29,6 +31,7 @@ _ALWAYS: Headers = [
 ]
 _PRINTABLE = re.compile(rb"[ -~]+")
 _CLOSE = (b"connection", b"close")
+_JSON = (b"content-type", b"application/json")
 
 
 def pretty(value: Any) -> bytes:
@@ -61,6 +64,19 @@ def as_wfserve_error(error: BaseException, identity: bytes) -> WfserveError:
         return alone
     log.error("request %s failed", identity.decode(), exc_info=error)
     return InternalError(f"Internal error; the server's log has more under request {identity.decode()}.")
+
+
+async def send_error(send: Send, identity: bytes, error: WfserveError) -> None:
+    """Answer an ASGI request with `error`."""
+    await send_whole(send, identity, error.code, [_JSON, *error_headers(error)], pretty(error.body()))
+
+
+async def send_whole(send: Send, identity: bytes, status: int, headers: Headers, body: bytes) -> None:
+    """Answer an ASGI request with a response whose body is all there."""
+    length = (b"content-length", str(len(body)).encode())
+    headers = [*headers, length, *common_headers(status, identity)]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def error_headers(error: WfserveError) -> Headers:

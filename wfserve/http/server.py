@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import select
 import socket
 import time
 from dataclasses import dataclass
@@ -77,6 +78,7 @@ async def serve(
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(server.tick)
+                connections.start_soon(server.hear_of_leaving)
                 for listener in listeners:
                     nursery.start_soon(server.accept, listener, connections)
                 task_status.started()
@@ -88,6 +90,7 @@ async def serve(
     finally:
         for listener in listeners:
             listener.close()
+        server.close()
 
 
 class Server:
@@ -99,9 +102,14 @@ class Server:
         self.stopping = False
         self.soon = 0.0
         self.date = b""  # the header line
-        self._connections: set[Connection] = set()
+        self._connections: dict[int, Connection] = {}  # by the descriptors of their sockets
+        self._leaving = select.epoll()
         self._empty = trio.Event()
         self._look()
+
+    def close(self) -> None:
+        """Give up what is not a connection's."""
+        self._leaving.close()
 
     @property
     def connections(self) -> int:
@@ -113,14 +121,28 @@ class Server:
         now = trio.current_time()
         self.soon = now + TICK
         self.date = b"date: %b\r\n" % formatdate(time.time(), usegmt=True).encode("ascii")
-        for connection in [each for each in self._connections if each.deadline <= now]:
-            connection.expire()
+        for connection in list(self._connections.values()):
+            if connection.deadline <= now:
+                connection.expire()
+            if connection.half_closed:
+                connection.ask()
 
     async def tick(self) -> None:
         """Look at the clocks once a second, until cancelled."""
         while True:
             self._look()
             await trio.sleep(TICK)
+
+    async def hear_of_leaving(self) -> None:
+        """Tell connections that their clients have ended their side, until cancelled.
+
+        One epoll for all, edge-triggered: a socket is entered once, and a request costs nothing.
+        """
+        while True:
+            await trio.lowlevel.wait_readable(self._leaving)
+            for number, events in self._leaving.poll(0):
+                if (connection := self._connections.get(number)) is not None:
+                    connection.hung_up(events)
 
     async def breathe(self) -> None:
         """Let other tasks run; for whoever could go on without ever waiting."""
@@ -142,14 +164,15 @@ class Server:
     def _adopt(self, sock: socket.socket, address: Any, connections: trio.Nursery) -> None:
         try:
             connection = Connection(sock, *_peers(sock, address), self)
+            if len(self._connections) >= self.settings.max_connections:
+                self._turn_away(sock)
+                return
+            self._leaving.register(sock, select.EPOLLRDHUP | select.EPOLLET)
         except OSError:
             sock.close()
             return
-        if len(self._connections) >= self.settings.max_connections:
-            self._turn_away(sock)
-            return
-        self._connections.add(connection)
-        connections.start_soon(self._run, connection)
+        self._connections[sock.fileno()] = connection
+        connections.start_soon(self._run, connection, sock.fileno())
 
     def _turn_away(self, sock: socket.socket) -> None:
         """Answer 503 without a task and without waiting, or not at all."""
@@ -161,7 +184,7 @@ class Server:
             except OSError:
                 log.debug("a connection over the limit has left before its answer")
 
-    async def _run(self, connection: Connection) -> None:
+    async def _run(self, connection: Connection, number: int) -> None:
         """Answer a connection's requests, one after the other."""
         settings = self.settings
         first_within = settings.header_timeout
@@ -174,7 +197,7 @@ class Server:
             log.exception("a connection has failed")
         finally:
             connection.close()
-            self._connections.discard(connection)
+            del self._connections[number]
             if not self._connections:
                 self._empty.set()
 
@@ -197,6 +220,7 @@ class Server:
         connection.answering = True
         reusable = await exchange.run(self._app)
         connection.answering = False
+        connection.forget_callers()
         if reusable:
             return True
         if exchange.unfinished:
@@ -206,7 +230,7 @@ class Server:
     async def drain(self, connections: trio.Nursery) -> None:
         """Let the requests under way end, and cancel those that take too long."""
         self.stopping = True
-        for connection in self._connections:
+        for connection in self._connections.values():
             if not connection.answering:
                 connection.wake()
         async with trio.open_nursery() as nursery:

@@ -20,7 +20,17 @@ from typing import TYPE_CHECKING
 import trio
 
 from wfserve.archive.fetch import Fetcher, FetchPolicy
-from wfserve.errors import ConfigError, ConflictError, WfserveError, WorkflowNotFoundError
+from wfserve.errors import (
+    ConfigError,
+    ConflictError,
+    ModelNotFoundError,
+    ModelVersionNotFoundError,
+    WfserveError,
+    WorkflowNotFoundError,
+)
+from wfserve.measure import definitions
+from wfserve.measure.counts import ResponseCounts
+from wfserve.registry.measures import keep_log
 from wfserve.registry.prepare import prepare
 from wfserve.registry.workflow import Workflow
 from wfserve.state.lock import exclusive
@@ -32,6 +42,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wfserve.config import Config
+    from wfserve.registry.prepare import NodePlan
     from wfserve.transport.base import Arena, Transport
 
 log = logging.getLogger(__name__)
@@ -44,6 +55,8 @@ class Registry:
 
     def __init__(self, config: Config, transport: Transport, server: int, nursery: trio.Nursery) -> None:
         self.config = config
+        self.responses = ResponseCounts()
+        self.definitions = definitions.load(config.metrics_config)
         self._transport = transport
         self._server = server
         self._nursery = nursery
@@ -77,39 +90,56 @@ class Registry:
             raise WorkflowNotFoundError(f"Workflow not found: {name}")
         return workflow
 
-    def page(self, limit: int, offset: int) -> tuple[list[Workflow], int | None]:
-        """Return up to `limit` workflows by name from `offset` on, and the next offset if there may be more.
+    def node(self, name: str, version: str | None = None) -> tuple[Workflow, NodePlan]:
+        """Return the node that is registered as `name`, `W__N`, and its workflow.
 
-        A limit outside 0 … 100 means 100 and a negative offset 0, as in TorchServe; so does a next offset
-        that equals the count.
+        Raises `ModelNotFoundError`, or `ModelVersionNotFoundError` if it has another version than `version`.
         """
-        limit = limit if 0 <= limit <= MAX_PAGE else MAX_PAGE
-        offset = max(0, offset)
-        names = sorted(self._workflows)
-        end = offset + limit
-        return [self._workflows[n] for n in names[offset:end]], end if end <= len(names) else None
+        for workflow in self:
+            if (plan := workflow.plan(name)) is not None:
+                if version not in (None, plan.version):
+                    raise ModelVersionNotFoundError(
+                        f"Model version: {version} does not exist for model: {name}"
+                    )
+                return workflow, plan
+        raise ModelNotFoundError(f"Model not found: {name}")
+
+    def page(self, limit: int, offset: int) -> tuple[list[Workflow], int | None]:
+        """Return a page of the workflows by name, and the next offset, as `paged` has it."""
+        names, following = paged(sorted(self._workflows), limit, offset)
+        return [self._workflows[name] for name in names], following
 
     async def register(
-        self, url: str, name: str | None = None, *, startup_timeout: float | None = None
+        self,
+        url: str,
+        name: str | None = None,
+        *,
+        startup_timeout: float | None = None,
+        response_timeout: float | None = None,
+        sha256: str = "",
     ) -> Workflow:
         """Fetch, unpack, load and start a workflow; it is served when this returns.
 
-        Each of its workers may take `startup_timeout` seconds to load, by default what is configured.
+        Each of its workers may take `startup_timeout` seconds to load, and a call of one node alone
+        `response_timeout`, where the model does not say; by default what is configured. The archive must have
+        the digest `sha256` if that is not empty.
 
         Raises `ConflictError` if the name is taken, and whatever is wrong with the archive.
         """
         if name is not None:
             self._refuse_taken(name)
-        config = self.config
-        if startup_timeout is not None:
-            config = dataclasses.replace(config, startup_timeout=startup_timeout)
+        config = dataclasses.replace(
+            self.config,
+            startup_timeout=startup_timeout or self.config.startup_timeout,
+            response_timeout=response_timeout or self.config.response_timeout,
+        )
         directory = self._work / uuid.uuid4().hex
         started = trio.current_time()
         try:
             directory.mkdir(parents=True)
-            blueprint = await prepare(url, name, self._fetcher.within(directory), config, directory)
+            blueprint = await prepare(url, name, self._fetcher.within(directory), config, directory, sha256)
             with self._reservation(blueprint.name):
-                workflow = Workflow(blueprint, self._transport, self._server)
+                workflow = Workflow(blueprint, self._transport, self._server, self.definitions)
                 await self._nursery.start(self._keep, workflow, directory)
         except BaseException:
             with trio.CancelScope(shield=True):
@@ -177,7 +207,8 @@ class Registry:
         name, given, archive = url.partition("=")
         named = given and not set(name) & set("/:?")  # else the = belongs to a URL
         try:
-            await (self.register(archive, name) if named else self.register(url))
+            workflow = await (self.register(archive, name) if named else self.register(url))
+            workflow.loaded_at_startup = True
         except Exception as error:  # one workflow that cannot be loaded keeps no other from being served
             self.failed_to_load.append(url)
             if isinstance(error, WfserveError):
@@ -205,6 +236,18 @@ class Registry:
         while True:
             await trio.sleep(TRIM_INTERVAL)
             self.arena.trim()
+
+
+def paged(names: list[str], limit: int, offset: int) -> tuple[list[str], int | None]:
+    """Return up to `limit` of `names` from `offset` on, and the next offset if there may be more.
+
+    A limit outside 0 … 100 means 100 and a negative offset 0, as in TorchServe; so does a next offset that
+    equals the count.
+    """
+    limit = limit if 0 <= limit <= MAX_PAGE else MAX_PAGE
+    offset = max(0, offset)
+    end = offset + limit
+    return names[offset:end], end if end <= len(names) else None
 
 
 async def _remove(directory: Path) -> None:
@@ -241,6 +284,8 @@ async def open_registry(config: Config) -> AsyncIterator[Registry]:
             async with trio.open_nursery() as nursery:
                 registry = Registry(config, transport, server, nursery)
                 nursery.start_soon(registry.keep_trim)
+                if config.metrics_mode == "log":
+                    nursery.start_soon(keep_log, registry)
                 nursery.start_soon(_warm_up)
                 yield registry
                 nursery.cancel_scope.cancel()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 
@@ -18,6 +18,7 @@ from wfserve.archive.war import open_workflow
 from wfserve.child.spec import WorkerSpec
 from wfserve.dag.graph import Graph
 from wfserve.errors import BadRequestError, WfserveError, WorkflowError
+from wfserve.registry.requirements import Packages, install
 from wfserve.scheduling.dispatch import StageSettings
 from wfserve.workers.pool import PoolSettings
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from wfserve.archive.fetch import Fetcher
     from wfserve.archive.mar import ModelArchive
-    from wfserve.archive.spec import NodeSettings
+    from wfserve.archive.spec import ModelSpec, NodeSettings
     from wfserve.archive.war import WorkflowArchive
     from wfserve.config import Config
 
@@ -41,10 +42,12 @@ class NodePlan:
 
     node: str
     version: str
+    url: str | None  # as the specification has it; None for a function node
     worker: WorkerSpec
     stage: StageSettings
     pool: PoolSettings
     settings: NodeSettings
+    response_timeout: float  # seconds that a call of this node alone may take
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +69,16 @@ def check_name(name: str) -> str:
     return name
 
 
-async def prepare(url: str, name: str | None, fetcher: Fetcher, config: Config, directory: Path) -> Blueprint:
-    """Unpack the workflow at `url` and its models below `directory`.
+async def prepare(
+    url: str, name: str | None, fetcher: Fetcher, config: Config, directory: Path, sha256: str = ""
+) -> Blueprint:
+    """Unpack the workflow at `url` and its models below `directory`; `sha256` is checked unless empty.
 
     Raises the `WfserveError` that the archive, its specification or the download deserve; faults of nodes
     are collected into one `WorkflowError`.
     """
     limits = ExtractLimits(max_bytes=config.max_archive_size)
-    fetched = await fetcher.workflow(url, config.workflow_store)
+    fetched = await fetcher.workflow(url, config.workflow_store, sha256)
     archive = await trio.to_thread.run_sync(open_workflow, fetched.path, directory / "workflow", limits)
     name = check_name(name or archive.name)
     graph = Graph.from_edges(archive.spec.dag)
@@ -81,34 +86,42 @@ async def prepare(url: str, name: str | None, fetcher: Fetcher, config: Config, 
     return Blueprint(name, url, archive, graph, _plan(name, archive, graph, models, config), directory)
 
 
+class Model(NamedTuple):
+    """A model as it was unpacked, and the packages that were installed for it."""
+
+    archive: ModelArchive
+    packages: Packages
+
+
 class _Models:
-    """Fetches and unpacks the models that a graph names."""
+    """Fetches and unpacks the models that a graph names, and installs what they need."""
 
     def __init__(self, fetcher: Fetcher, config: Config, directory: Path, limits: ExtractLimits) -> None:
         self._fetcher = fetcher
         self._store = config.model_store
+        self._may_install = config.install_py_dep_per_model
         self._directory = directory
         self._limits = limits
         self._places = trio.CapacityLimiter(ARCHIVES_AT_A_TIME)
-        self._found: dict[str, ModelArchive] = {}
+        self._found: dict[str, Model] = {}
         self._failures: list[str] = []
 
-    async def open_all(self, name: str, archive: WorkflowArchive, graph: Graph) -> dict[str, ModelArchive]:
+    async def open_all(self, name: str, archive: WorkflowArchive, graph: Graph) -> dict[str, Model]:
         async with trio.open_nursery() as nursery:
             for node in graph.nodes:
                 if not archive.spec.is_function(node):
-                    nursery.start_soon(self._open, f"{name}__{node}", node, archive.spec.models[node].url)
+                    nursery.start_soon(self._open, f"{name}__{node}", archive.spec.models[node])
         raise_failures(name, self._failures)
         return self._found
 
-    async def _open(self, registered: str, node: str, url: str) -> None:
+    async def _open(self, registered: str, spec: ModelSpec) -> None:
         async with self._places:
             try:
-                fetched = await self._fetcher.model(url, self._store)
-                into = self._directory / "models" / node
-                self._found[node] = await trio.to_thread.run_sync(
-                    open_model, fetched.path, into, self._limits
-                )
+                fetched = await self._fetcher.model(spec.url, self._store, spec.sha256)
+                into = self._directory / "models" / spec.name
+                model = await trio.to_thread.run_sync(open_model, fetched.path, into, self._limits)
+                own = self._directory / "packages" / spec.name
+                self._found[spec.name] = Model(model, await install(model, own, allowed=self._may_install))
             except WfserveError as error:
                 self._failures.append(
                     f"Workflow Node {registered} failed to register. Details: {error.message}"
@@ -123,7 +136,7 @@ def raise_failures(name: str, failures: list[str]) -> None:
 
 
 def _plan(
-    name: str, archive: WorkflowArchive, graph: Graph, models: Mapping[str, ModelArchive], config: Config
+    name: str, archive: WorkflowArchive, graph: Graph, models: Mapping[str, Model], config: Config
 ) -> dict[str, NodePlan]:
     settings = {node: _settings_of(archive, node, models.get(node)) for node in graph.nodes}
     threads = config.worker_threads or max(
@@ -141,16 +154,32 @@ def _plan(
             threads=threads,
             decode_input_request=config.decode_input_request,
             limit_max_image_pixels=config.limit_max_image_pixels,
+            service_envelope=config.service_envelope,
+            metrics_config=str(config.metrics_config.absolute()) if config.metrics_config else None,
+            hidden_variables=config.blacklist_env_vars,
             **_handler_of(archive, node, models.get(node)),
         )
-        version = models[node].version if node in models else DEFAULT_VERSION
         stage = _stage(worker, settings[node], config)
-        pool = PoolSettings(settings[node].min_workers, config.startup_timeout)
-        plans[node] = NodePlan(node, version, worker, stage, pool, settings[node])
+        plans[node] = NodePlan(
+            node=node,
+            version=models[node].archive.version if node in models else DEFAULT_VERSION,
+            url=archive.spec.models[node].url if node in models else None,
+            worker=worker,
+            stage=stage,
+            pool=PoolSettings(stage.min_workers, stage.startup_timeout),
+            settings=settings[node],
+            response_timeout=_number(worker, "responseTimeout") or config.response_timeout,
+        )
     return plans
 
 
-def _handler_of(archive: WorkflowArchive, node: str, model: ModelArchive | None) -> dict[str, Any]:
+def _number(worker: WorkerSpec, key: str) -> int | None:
+    """Return what model-config.yaml has under `key` if that is a positive whole number."""
+    value = worker.model_config.get(key)
+    return value if type(value) is int and value > 0 else None  # true is no number
+
+
+def _handler_of(archive: WorkflowArchive, node: str, model: Model | None) -> dict[str, Any]:
     if model is None:
         return {
             "handler": f"{archive.handler}:{node}",
@@ -158,17 +187,19 @@ def _handler_of(archive: WorkflowArchive, node: str, model: ModelArchive | None)
             "is_function": True,
         }
     return {
-        "handler": model.handler,
-        "model_dir": str(model.directory),
-        "manifest": model.manifest,
-        "model_config": model.config,
+        "handler": model.archive.handler,
+        "model_dir": str(model.archive.directory),
+        "manifest": model.archive.manifest,
+        "model_config": model.archive.config,
+        "python": model.packages.python,
+        "packages": model.packages.directory,
     }
 
 
-def _settings_of(archive: WorkflowArchive, node: str, model: ModelArchive | None) -> NodeSettings:
+def _settings_of(archive: WorkflowArchive, node: str, model: Model | None) -> NodeSettings:
     """Return a node's settings; the worker counts of model-config.yaml win if they make sense."""
     settings = archive.spec.settings_of(node)
-    config = model.config if model is not None else {}
+    config = model.archive.config if model is not None else {}
     low, high = config.get("minWorkers"), config.get("maxWorkers")
     if type(low) is type(high) is int and 0 < low <= high:  # true is no count
         return replace(settings, min_workers=low, max_workers=high)
@@ -184,7 +215,7 @@ def _stage(worker: WorkerSpec, settings: NodeSettings, config: Config) -> StageS
         retry_attempts=settings.retry_attempts,
         min_workers=settings.min_workers,
         max_workers=settings.max_workers,
-        startup_timeout=config.startup_timeout,
-        queue_size=config.job_queue_size,
+        startup_timeout=_number(worker, "startupTimeout") or config.startup_timeout,
+        queue_size=_number(worker, "jobQueueSize") or config.job_queue_size,
         isolate=settings.isolate,
     )

@@ -7,31 +7,42 @@ closes, and cancels those that take too long.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from time import monotonic
+from typing import TYPE_CHECKING, Any
 
 import trio
 
-from wfserve.dag.walk import Route, walk
-from wfserve.errors import ServiceUnavailableError, WfserveError
+from wfserve.dag.graph import Graph
+from wfserve.dag.walk import Route, call, walk
+from wfserve.errors import InternalError, ServiceUnavailableError, WfserveError
+from wfserve.measure.counts import NodeCounts, RequestCounts, status_class
+from wfserve.measure.definitions import EVERYTHING
+from wfserve.measure.recorded import Recorded
 from wfserve.registry.prepare import raise_failures
 from wfserve.scheduling.dispatch import Stage
+from wfserve.workers.base import LoadError
 from wfserve.workers.pool import ProcessPool
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable, Coroutine
 
     from wfserve.dag.walk import Answer, Request
+    from wfserve.measure.definitions import Definitions
     from wfserve.registry.prepare import Blueprint, NodePlan
     from wfserve.transport.base import Transport
-    from wfserve.workers.base import Listener, Pool
+    from wfserve.workers.base import Done, Listener, Pool
 
 
 class Workflow:
     """A registered workflow and its running parts."""
 
-    def __init__(self, blueprint: Blueprint, transport: Transport, server: int) -> None:
+    def __init__(
+        self, blueprint: Blueprint, transport: Transport, server: int, definitions: Definitions = EVERYTHING
+    ) -> None:
         self.blueprint = blueprint
         self.name = blueprint.name
+        self.measured = RequestCounts()
+        self._definitions = definitions
         self.pools: dict[str, ProcessPool] = {}
         self._transport = transport
         self._server = server
@@ -39,8 +50,12 @@ class Workflow:
         self._closing = trio.Event()
         self._idle = trio.Event()
         self.gone = trio.Event()  # set once nothing is left, not even its files
+        self.loaded_at_startup = False
         stages = {node: self._stage(plan) for node, plan in blueprint.nodes.items()}
         self.route = Route(blueprint.graph, stages)
+        self._alone = {
+            node: Route(Graph.from_edges({node: ()}), {node: stage}) for node, stage in stages.items()
+        }
 
     def _stage(self, plan: NodePlan) -> Stage:
         def open_pool(listener: Listener) -> Pool:
@@ -48,7 +63,8 @@ class Workflow:
             self.pools[plan.node] = pool
             return pool
 
-        return Stage(plan.stage, open_pool)
+        recorded = Recorded(plan.worker.name, self._definitions.model)
+        return Stage(plan.stage, open_pool, NodeCounts(recorded))
 
     async def run(self, drain: float, loaded: Callable[[], None]) -> None:
         """Run until `close`; `loaded` is called when every node is. Requests then have `drain` seconds.
@@ -81,7 +97,7 @@ class Workflow:
         try:
             await nursery.start(self.pools[node].run)
         except WfserveError:  # the pool has logged why
-            failures.append(f"Failed to start workers for model {plan.worker.name} version: {plan.version}")
+            failures.append(_not_started(plan))
 
     async def _drained(self, seconds: float) -> None:
         with trio.move_on_after(seconds):
@@ -95,6 +111,21 @@ class Workflow:
         with trio.CancelScope(shield=True):  # each of them ends at its next checkpoint, it waits for nothing
             await self._drained(math.inf)
 
+    def plan(self, registered: str) -> NodePlan | None:
+        """Return the plan of the node that is registered as `registered`, `W__N`; None if there is none."""
+        prefix, node = registered[: len(self.name) + 2], registered[len(self.name) + 2 :]
+        return self.blueprint.nodes.get(node) if prefix == f"{self.name}__" else None
+
+    async def scaled(self, plan: NodePlan) -> None:
+        """Return when a node has the workers that its stage was given by `resize`, and no others.
+
+        Raises `InternalError` if one of them does not load; it is tried again all the same.
+        """
+        try:
+            await self.route.stages[plan.node].pool.settled()
+        except LoadError:  # the pool has logged why
+            raise InternalError(_not_started(plan)) from None
+
     def close(self) -> None:
         """Take no more requests, and end `run` when those under way have been answered."""
         self._closing.set()
@@ -104,21 +135,48 @@ class Workflow:
         """Whether no more requests are taken."""
         return self._closing.is_set()
 
-    async def predict(
-        self, request: Request, gone: Callable[[], Awaitable[object]] | None = None
-    ) -> Answer | None:
-        """Walk `request`; None if `gone` returned first. Raises as `walk` does, and 503 while closing.
+    async def predict(self, request: Request) -> Answer:
+        """Walk `request`. Raises as `walk` does, and 503 while closing.
 
         Takes the request's payloads over, whatever becomes of it.
         """
+        began, outcome = monotonic(), "5xx"
+        try:
+            answer = await self._answer(request, walk(self.route, request))
+            outcome = "2xx"
+        except trio.Cancelled:
+            outcome = "gone"
+            raise
+        except WfserveError as error:
+            outcome = status_class(error.code)
+            raise
+        finally:
+            self.measured.ended(outcome, monotonic() - began)
+        return answer
+
+    async def call_node(self, node: str, request: Request, timeout: float | None = None) -> Done:
+        """Run `request` through one node alone, as TorchServe runs a model.
+
+        The node reads the body by the request's content type, wherever it stands in the workflow; what it
+        returns is encoded as a leaf's, and the caller releases it. Headers beyond the client's, `explain` and
+        `describe` among them, are part of `request`. It may wait `timeout` seconds, then run as long: by
+        default its plan's `response_timeout`. Takes the request's payloads over, raises as `dag.walk.call`
+        does, and 503 while closing.
+        """
+        seconds = self.blueprint.nodes[node].response_timeout if timeout is None else timeout
+        answer = await self._answer(request, call(self._alone[node], request, seconds))
+        return answer.leaves[node]
+
+    async def _answer(self, request: Request, walking: Coroutine[Any, Any, Answer]) -> Answer:
         if self.closing:  # its body may have been read while the workflow was unregistered
+            walking.close()
             request.release()
             raise self._leaving()
         scope = trio.CancelScope()
         self._requests.add(scope)
         try:
             with scope:
-                return await walk(self.route, request, gone)
+                return await walking
         finally:
             self._requests.discard(scope)
             if not self._requests:
@@ -135,7 +193,12 @@ class Workflow:
 
     def healthy(self) -> bool:
         """Whether every node has as many living workers as it wants at least."""
-        return all(self._alive(node) >= plan.pool.min_workers for node, plan in self.blueprint.nodes.items())
+        return all(_alive(stage.pool) >= stage.settings.min_workers for stage in self.route.stages.values())
 
-    def _alive(self, node: str) -> int:
-        return sum(r.state != "BACKING_OFF" for r in self.pools[node].statistics().replicas)
+
+def _alive(pool: Pool) -> int:
+    return sum(r.state not in ("BACKING_OFF", "LEAVING") for r in pool.statistics().replicas)
+
+
+def _not_started(plan: NodePlan) -> str:
+    return f"Failed to start workers for model {plan.worker.name} version: {plan.version}"

@@ -13,12 +13,13 @@ out at once, a running one is dropped when its batch ends.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import trio
 
-from wfserve.errors import InternalError, ServiceUnavailableError
+from wfserve.errors import InternalError, NoWorkerError, ServiceUnavailableError, WorkerDiedError
+from wfserve.measure.counts import NodeCounts
 from wfserve.scheduling import policy
 from wfserve.scheduling.queue import StageQueue, Ticket
 from wfserve.workers.base import Done, Failed
@@ -52,6 +53,7 @@ class StageStatistics:
     queued: int = 0
     running: int = 0
     attempts: int = 0
+    retries: int = 0
     refused: int = 0
     timeouts: int = 0
     abandoned: int = 0
@@ -63,8 +65,14 @@ class StageStatistics:
 class Stage:
     """The queue of one node, and the pool that serves it. `serve` must run while attempts are made."""
 
-    def __init__(self, settings: StageSettings, open_pool: Callable[[Listener], Pool]) -> None:
+    def __init__(
+        self,
+        settings: StageSettings,
+        open_pool: Callable[[Listener], Pool],
+        measured: NodeCounts | None = None,
+    ) -> None:
         self.settings = settings
+        self.measured = measured or NodeCounts()
         self.queue = StageQueue(settings.queue_size)
         self._running: dict[Batch, list[Ticket | None]] = {}  # None: that item was abandoned
         self._stopped: set[Batch] = set()  # by `serve`, and not yet reported lost
@@ -74,18 +82,24 @@ class Stage:
         self._seconds_per_item: float | None = None  # recent mean, where calls are made one by one
         self.pool = open_pool(self)
 
-    async def attempt(self, item: Item) -> Outcome:
+    async def attempt(self, item: Item, *, retry: bool = False, timeout: float | None = None) -> Outcome:
         """Run `item` once, charged as one attempt however often it has to be run again for others' faults.
 
-        Raises `ServiceUnavailableError` when the queue is full. A timeout is a `Failed` outcome.
+        Raises `ServiceUnavailableError` when the queue is full or the stage may have no worker. A timeout is
+        a `Failed` outcome. `retry` says that `item` has been attempted before. With a `timeout` (seconds) it
+        may wait that long and then run that long, whatever the stage's own is.
         """
+        self._counts.retries += retry
+        if not self.settings.max_workers:
+            self._counts.refused += 1
+            raise self._no_worker()
         if self.queue.full and not item.alone:
             self._counts.refused += 1
             raise ServiceUnavailableError(
                 f"The queue of {self.settings.name} is full, {self.queue.limit} requests wait.", retry_after=1
             )
         self._counts.attempts += 1
-        ticket = Ticket(item, trio.current_time())
+        ticket = Ticket(item, trio.current_time(), timeout)
         deadline = self._enqueue(ticket)
         self._bell.set()
         try:
@@ -104,11 +118,14 @@ class Stage:
         """Put `ticket` in line and return when its time is up."""
         if not ticket.item.alone:
             self.queue.append(ticket)
-            return ticket.arrived + self.settings.timeout
+            return ticket.arrived + self._timeout_of(ticket)
         ticket.rerun = True
         until = self._rerun_deadline()
         self.queue.put_back([ticket])
         return until
+
+    def _timeout_of(self, ticket: Ticket) -> float:
+        return self.settings.timeout if ticket.timeout is None else ticket.timeout
 
     def _rerun_deadline(self) -> float:
         settings = self.settings
@@ -124,7 +141,7 @@ class Stage:
             if ticket.outcome is not None:  # it came while the timer was ringing
                 return ticket.outcome
             started = ticket.batch.started if ticket.batch is not None else None
-            expiry = policy.after_timeout(started, trio.current_time(), self.settings.timeout)
+            expiry = policy.after_timeout(started, trio.current_time(), self._timeout_of(ticket))
             if expiry is not policy.Expiry.STOP:
                 return None
             assert ticket.batch is not None
@@ -193,7 +210,27 @@ class Stage:
         when = self.queue.oldest + 1.1 * policy.GROW_AFTER  # surely after it, as floats go
         return when if when > trio.current_time() else math.inf
 
+    def resize(self, minimum: int, maximum: int) -> None:
+        """Have from `minimum` to `maximum` replicas from now on; `pool.settled` tells when it is so.
+
+        Without any (`maximum` is 0) all that waits is refused, as is every further attempt.
+        """
+        self.settings = replace(self.settings, min_workers=minimum, max_workers=maximum)
+        self._wanted = policy.replicas_kept(self._wanted, minimum, maximum)
+        self.pool.scale(self._wanted)
+        self._bell.set()
+
+    def _no_worker(self) -> NoWorkerError:
+        return NoWorkerError(
+            f'Model "{self.settings.name}" has no worker to serve inference request. Please use scale '
+            "workers API to add workers. If this is a sequence inference, please check if it is closed, or "
+            "expired; or exceeds maxSequenceJobQueueSize"
+        )
+
     def _dispatch(self) -> None:
+        while not self.settings.max_workers and (refused := self.queue.take(len(self.queue))):
+            for ticket in refused:
+                self._settle(ticket, Failed(self._no_worker()))
         while self.pool.idle and (tickets := self.queue.take(self._largest_batch())):
             self._start(tickets)
         self._grow()
@@ -218,12 +255,17 @@ class Stage:
         self._running[batch] = list(tickets)
         self._counts.batches += 1
         self._counts.batched_items += len(tickets)
+        arrivals = [ticket.arrived for ticket in tickets if not ticket.rerun]
+        self.measured.batch_started(batch.started, len(tickets), arrivals)
         for ticket in tickets:
             ticket.batch = batch
             timer = ticket.timer
             if timer is not None and not timer.cancel_called:
                 timer.deadline = policy.running_deadline(
-                    timer.deadline, batch.started, self.settings.timeout, rerun=ticket.rerun
+                    timer.deadline,
+                    batch.started,
+                    self._timeout_of(ticket),
+                    rerun=ticket.rerun or ticket.timeout is not None,
                 )
             ticket.rerun = False
 
@@ -250,6 +292,8 @@ class Stage:
         tickets = self._ended(batch)
         if self.settings.one_by_one:
             self._learn(batch)
+        now = trio.current_time()
+        self.measured.batch_ended(now, batch.started, batch.busy, batch.metrics)
         errors = [o for o in outcomes if isinstance(o, Failed)]
         if len(errors) == len(outcomes) and self._verdict(errors, len(tickets)) is policy.Failure.SPLIT:
             half, _ = policy.split(len(tickets))
@@ -257,6 +301,8 @@ class Stage:
             self._run_again(tickets[half:])
         else:
             for ticket, result in zip(tickets, outcomes, strict=True):
+                if ticket is not None and isinstance(result, Done):
+                    self.measured.latency += now - ticket.arrived
                 self._deliver(ticket, result)
         self._dispatch()
 
@@ -283,11 +329,14 @@ class Stage:
                 self._run_again([ticket])
         else:
             for ticket in tickets:
-                self._deliver(ticket, Failed(InternalError(reason)))
+                self._deliver(ticket, Failed(WorkerDiedError(reason)))
         self._dispatch()
 
     def replica_ready(self) -> None:
         """Give the new replica what waits."""
+        for replica in self.pool.statistics().replicas:
+            if replica.state == "READY":
+                self.measured.replica_loaded(replica.id, replica.pid, replica.started)
         self._bell.set()
 
     def _run_again(self, part: list[Ticket | None]) -> None:

@@ -106,3 +106,8 @@ def replicas_wanted(
         return floor
     waits = wanted == 0 or queued > batch_size or oldest_wait >= GROW_AFTER
     return min(floor + 1, maximum) if waits and floor < maximum else floor
+
+
+def replicas_kept(wanted: int, minimum: int, maximum: int) -> int:
+    """Return how many of `wanted` replicas a pool should have once its bounds have been changed."""
+    return max(minimum, min(wanted, maximum))

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 class Ticket:
     """One attempt of one item at one stage."""
 
-    __slots__ = ("arrived", "batch", "item", "outcome", "rerun", "task", "timer")
+    __slots__ = ("arrived", "batch", "item", "outcome", "rerun", "task", "timeout", "timer")
 
-    def __init__(self, item: Item, arrived: float) -> None:
+    def __init__(self, item: Item, arrived: float, timeout: float | None = None) -> None:
         self.item = item
         self.arrived = arrived
+        self.timeout = timeout  # seconds its batch may run, if not the stage's; the wait before is extra
         self.timer: trio.CancelScope | None = None
         self.batch: Batch | None = None  # set while it runs
         self.rerun = False  # it waits to be run again, uncharged, with a timer that starts afresh then

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+LOCK = "lock"  # the file, which names the process that holds it
+
 
 @contextmanager
 def exclusive(state_dir: Path) -> Iterator[None]:
@@ -20,7 +22,7 @@ def exclusive(state_dir: Path) -> Iterator[None]:
 
     Raises `ConfigError` that names the holder, or says why the directory cannot be used.
     """
-    path = state_dir / "lock"
+    path = state_dir / LOCK
     try:
         state_dir.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

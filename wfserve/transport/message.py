@@ -4,9 +4,10 @@ A ring entry only points at a body. Bodies name payloads by `Ref`, never contain
 what children wrote and children decode what the server wrote with the same checks: anything out of bounds
 is a `FrameError`. Integers are little-endian and unaligned.
 
-    call     count, extent, then an item: request id (16), headers, inputs an item, then (index, ref) each
+    call     count, extent, then an item: request id (16), headers, inputs an item, direct, then (index, ref)
+             each
     reply    results, kept, busy, then a result: VALUE, ref, response | FAULT, code, splittable, kind, text;
-             then the kept positions
+             then the kept positions, then the metrics
     failure  code, message
 """
 
@@ -20,15 +21,16 @@ from wfserve.transport.base import Descriptor
 from wfserve.transport.frame import HEADER_SIZE
 
 MAX_RESPONSE_BYTES: Final = 64 * 1024  # status, content type and headers that a handler set
+MAX_METRICS_BYTES: Final = 64 * 1024  # what a handler recorded in one batch
 MAX_TEXT_BYTES: Final = 4096  # of a fault's message
 MAX_KIND_BYTES: Final = 64  # of a fault's kind
 
 _REF: Final = f"{HEADER_SIZE}sIQQ"  # header, then the descriptor: segment, offset, length
 _CALL: Final = struct.Struct("<IIQQ")
 _UUID_BYTES: Final = 16
-_ITEM: Final = struct.Struct(f"<{_UUID_BYTES}s{_REF}I")
+_ITEM: Final = struct.Struct(f"<{_UUID_BYTES}s{_REF}I?")
 _INPUT: Final = struct.Struct(f"<I{_REF}")
-_REPLY: Final = struct.Struct("<IIQ")
+_REPLY: Final = struct.Struct("<IIQI")
 _VALUE: Final = struct.Struct(f"<B{_REF}I")
 _FAULT: Final = struct.Struct("<BIBII")
 _FAILURE: Final = struct.Struct("<II")
@@ -50,6 +52,7 @@ class CallItem(NamedTuple):
     request_id: str  # a UUID's 36 characters, lower case
     headers: Ref  # a JSON list of [name, value]
     inputs: tuple[tuple[int, Ref], ...]  # (index of the parent node, what it returned)
+    direct: bool = False  # a client's body, whatever the node's parents; the result goes to the client
 
 
 class Call(NamedTuple):
@@ -84,6 +87,7 @@ class Reply(NamedTuple):
     results: tuple[Result, ...]
     kept: tuple[int, ...] = ()  # inputs still looked at, counted over all items; a RELEASE follows for each
     busy_ns: int = 0  # nanoseconds from the call's arrival to the reply
+    metrics: bytes = b""  # what the handler recorded: JSON, or empty
 
 
 class LoadFailure(NamedTuple):
@@ -107,11 +111,11 @@ def encode_call(call: Call, view: memoryview) -> int:
     _CALL.pack_into(view, 0, len(call.items), *call.extent)
     end = _CALL.size
     pack_item, pack_input = _ITEM.pack_into, _INPUT.pack_into
-    for request_id, (header, place), inputs in call.items:
+    for request_id, (header, place), inputs, direct in call.items:
         number = bytes.fromhex(request_id.replace("-", ""))
         if len(number) != _UUID_BYTES:
             raise ValueError(f"{request_id!r} is no UUID")
-        pack_item(view, end, number, header, *place, len(inputs))
+        pack_item(view, end, number, header, *place, len(inputs), direct)
         end += _ITEM.size
         for index, (input_header, input_place) in inputs:
             pack_input(view, end, index, input_header, *input_place)
@@ -129,7 +133,7 @@ def decode_call(view: memoryview) -> Call:
 
 
 def _decode_item(reader: _Reader) -> CallItem:
-    request_id, header, segment, offset, length, count = reader.take(_ITEM)
+    request_id, header, segment, offset, length, count, direct = reader.take(_ITEM)
     text = request_id.hex()
     inputs = []
     for _ in reader.times(count, _INPUT.size):
@@ -139,6 +143,7 @@ def _decode_item(reader: _Reader) -> CallItem:
         f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}",
         Ref(header, Descriptor(segment, offset, length)),
         tuple(inputs),
+        direct,
     )
 
 
@@ -150,16 +155,18 @@ def reply_size(reply: Reply) -> int:
         else _FAULT.size + MAX_KIND_BYTES + _text_bound(result.message)
         for result in reply.results
     )
-    return _REPLY.size + results + _KEPT.size * len(reply.kept)
+    return _REPLY.size + results + _KEPT.size * len(reply.kept) + len(reply.metrics)
 
 
 def encode_reply(reply: Reply, view: memoryview) -> int:
     """Write `reply` at the start of `view` and return its length.
 
-    Raises `ValueError` if a response is longer than `MAX_RESPONSE_BYTES`, or `view` too short for a text;
-    `struct.error` if `view` is too short.
+    Raises `ValueError` if a response is longer than `MAX_RESPONSE_BYTES`, the metrics are longer than
+    `MAX_METRICS_BYTES`, or `view` is too short for a text; `struct.error` if `view` is too short.
     """
-    _REPLY.pack_into(view, 0, len(reply.results), len(reply.kept), reply.busy_ns)
+    if len(reply.metrics) > MAX_METRICS_BYTES:
+        raise ValueError(f"What a handler records in a batch is limited to {MAX_METRICS_BYTES} bytes")
+    _REPLY.pack_into(view, 0, len(reply.results), len(reply.kept), reply.busy_ns, len(reply.metrics))
     end = _REPLY.size
     for result in reply.results:
         if isinstance(result, Value):
@@ -169,7 +176,7 @@ def encode_reply(reply: Reply, view: memoryview) -> int:
     for position in reply.kept:
         _KEPT.pack_into(view, end, position)
         end += _KEPT.size
-    return end
+    return _put(view, end, reply.metrics)
 
 
 def _encode_value(value: Value, view: memoryview, at: int) -> int:
@@ -192,11 +199,14 @@ def decode_reply(view: memoryview) -> Reply:
     Headers and descriptors are as the child wrote them: whoever uses one checks it.
     """
     reader = _Reader(view)
-    count, kept, busy_ns = reader.take(_REPLY)
+    count, kept, busy_ns, size = reader.take(_REPLY)
+    if size > MAX_METRICS_BYTES:
+        raise FrameError("The metrics of a batch are longer than their limit")
     results = tuple([_decode_result(reader) for _ in reader.times(count, _FAULT.size)])
     positions = tuple([reader.take(_KEPT)[0] for _ in reader.times(kept, _KEPT.size)])
+    metrics = reader.raw(size)
     reader.finish()
-    return Reply(results, positions, busy_ns)
+    return Reply(results, positions, busy_ns, metrics)
 
 
 def _decode_result(reader: _Reader) -> Result:

@@ -12,8 +12,8 @@ A pool is told what to do by plain calls that never block, and answers through i
 
 Every batch gets one of the two, once, before the pool has closed, and never within `submit` or `stop`. From
 `submit` on the pool holds shares of all payloads of the batch, until it has reported: whoever submitted may
-release its own at any moment. A replica that dies is replaced until the pool closes; a closing pool is idle
-in none of its replicas.
+release its own at any moment. A replica that dies is replaced until the pool closes or `scale` has made it
+one too many; a closing pool is idle in none of its replicas.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from wfserve.errors import WfserveError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from wfserve.errors import WfserveError
     from wfserve.transport.base import Payload
 
 
@@ -35,6 +36,7 @@ class Item:
     request_id: str  # a UUID of its own, as every node job of TorchServe has
     headers: Payload  # the client's headers, a JSON list of [name, value]
     inputs: tuple[tuple[int, Payload], ...]  # (index of the parent node, what it returned), in arrival order
+    direct: bool = False  # a client's call of this node alone: its body comes in, what leaves comes out
     alone: bool = (
         False  # to be run by itself: an attempt beside others was given up, and one of them may hang
     )
@@ -67,6 +69,7 @@ class Batch:
     started: float  # trio clock, seconds
     replica: object = field(default=None, repr=False)
     busy: float = 0.0  # seconds that the replica worked on it, once it is done
+    metrics: bytes = b""  # what its handler recorded, once it is done: JSON (`measure.recorded`), or empty
 
 
 class Listener(Protocol):
@@ -85,13 +88,17 @@ class Listener(Protocol):
         """Report that a replica became idle other than by finishing a batch: it has just been loaded."""
 
 
+class LoadError(WfserveError):
+    """A replica could not load its handler or model; the message says why, for the log."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReplicaStatus:
     """One replica, as `GET /models/{name}` shows it."""
 
     id: str
-    pid: int
-    state: str  # STARTING, READY, BUSY or BACKING_OFF
+    pid: int  # 0 while there is no process
+    state: str  # STARTING, READY, BUSY, BACKING_OFF or LEAVING
     started: float  # seconds since the epoch
 
 
@@ -99,11 +106,11 @@ class ReplicaStatus:
 class PoolStatistics:
     """Counts since the pool opened, and what is there now."""
 
-    replicas: Sequence[ReplicaStatus]
+    replicas: Sequence[ReplicaStatus]  # those that leave included
     idle: int
     running: int
-    wanted: int
-    deaths: int  # of replicas; closing the pool does not count
+    wanted: int  # replicas that do not leave
+    deaths: int  # of replicas; leaving and closing the pool do not count
     batches: int  # that were answered
     batches_lost: int
 
@@ -128,9 +135,17 @@ class Pool(Protocol):
         """
 
     def scale(self, wanted: int) -> None:
-        """Start replicas until there are `wanted`; more than that many are left running.
+        """Have `wanted` replicas from now on, and let go of those that are too many.
 
-        `replica_ready` follows for each that has loaded. Does nothing in a closing pool.
+        `replica_ready` follows for each new one that has loaded. Those that do least leave first: at once
+        where nothing runs, else as soon as the batch has been reported. Does nothing in a closing pool.
+        """
+
+    async def settled(self) -> None:
+        """Return when all replicas that are wanted have loaded and all others have gone.
+
+        Raises `LoadError` when one fails to load meanwhile (the pool goes on trying), and
+        `ServiceUnavailableError` if the pool closes.
         """
 
     def statistics(self) -> PoolStatistics:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from wfserve.errors import ServiceUnavailableError
 from wfserve.workers.base import Batch, Done, Item, PoolStatistics, ReplicaStatus
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class FakePool:
         self._wanted = replicas
         self._numbers = itertools.count()
         self.idle = replicas
+        self._restarting = 0
+        self._news = trio.Event()
         self.deaths = self._answered = self._lost = 0
         self.batches: list[Batch] = []
         self._nursery: trio.Nursery | None = None
@@ -50,6 +53,7 @@ class FakePool:
             finally:
                 self.idle = 0
                 self._closing = True
+                self._tell()
                 self._nursery.cancel_scope.cancel()
 
     def submit(self, items: Sequence[Item]) -> Batch:
@@ -92,13 +96,26 @@ class FakePool:
 
     async def _replace(self) -> None:
         self.deaths += 1
+        if self._present() < self._wanted:
+            self._restarting += 1
+        self._tell()
         await trio.sleep(self._restart)
-        self._add_idle()
-        self._listener.replica_ready()
+        if self._restarting:  # whose place it was does not matter
+            self._restarting -= 1
+            self._add_idle()
+            self._listener.replica_ready()
+
+    def _present(self) -> int:
+        return self.idle + len(self._scopes) + self._restarting
 
     def _add_idle(self) -> None:
-        if not self._closing:
+        if not self._closing and self._present() < self._wanted:
             self.idle += 1
+        self._tell()
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = trio.Event()
 
     def stop(self, batch: Batch) -> None:
         """Kill the replica of `batch`."""
@@ -106,15 +123,29 @@ class FakePool:
             self._scopes[batch].cancel()
 
     def scale(self, wanted: int) -> None:
-        """Add replicas at once."""
-        for _ in range(self._wanted, 0 if self._closing else wanted):
-            self._wanted += 1
+        """Add replicas at once, or drop those that do least."""
+        if self._closing:
+            return
+        self._wanted = wanted
+        self.idle = max(0, min(self.idle, wanted - len(self._scopes)))
+        self._restarting = max(0, min(self._restarting, wanted - len(self._scopes) - self.idle))
+        for _ in range(self._present(), wanted):
             self._add_idle()
             self._listener.replica_ready()
+        self._tell()
+
+    async def settled(self) -> None:
+        """Return when as many replicas are there as were asked for last."""
+        while not self._closing:
+            if self._present() == self._wanted and not self._restarting:
+                return
+            await self._news.wait()
+        raise ServiceUnavailableError("The pool closes.")
 
     def statistics(self) -> PoolStatistics:
         """Count what the fake did."""
-        replicas = [ReplicaStatus(str(i), 0, "READY", 0.0) for i in range(self._wanted)]
+        count = max(self._wanted, self._present())
+        replicas = [ReplicaStatus(str(i), 0, "READY", 0.0) for i in range(count)]
         return PoolStatistics(
             replicas, self.idle, len(self._scopes), self._wanted, self.deaths, self._answered, self._lost
         )
@@ -123,7 +154,7 @@ class FakePool:
 def _hold(item: Item) -> Item:
     """Share an item's payloads: its request may go while the batch still runs."""
     inputs = tuple((parent, payload.share()) for parent, payload in item.inputs)
-    return Item(item.request_id, item.headers.share(), inputs)
+    return Item(item.request_id, item.headers.share(), inputs, item.direct)
 
 
 def _let_go(item: Item) -> None:

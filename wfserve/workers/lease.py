@@ -70,6 +70,7 @@ class Lease:
         self.number = number
         self._count = len(items)
         self.busy = 0.0  # seconds that the child says it took
+        self.metrics = b""  # what its handler recorded, as the child says
         self.kept: list[Payload] = []  # inputs that the child still looks at after its answer
         self._sizes = sizes
         self._written = 0  # bytes of results in the extents
@@ -92,7 +93,7 @@ class Lease:
 
     def _call_item(self, item: Item) -> CallItem:
         inputs = tuple((parent, _hold(payload, self._inputs)) for parent, payload in item.inputs)
-        return CallItem(item.request_id, _hold(item.headers, self._headers), inputs)
+        return CallItem(item.request_id, _hold(item.headers, self._headers), inputs, item.direct)
 
     def _lend_for_results(self, items: int) -> Descriptor:
         try:
@@ -117,13 +118,14 @@ class Lease:
     def outcomes(self, reply: Descriptor) -> list[Outcome]:
         """Publish what the child wrote. Raises `FrameError` if it points anywhere it may not."""
         extent, start = self._find(reply)
-        results, kept, busy_ns = decode_reply(extent.buffer[start : start + reply.length])
+        results, kept, busy_ns, self.metrics = decode_reply(extent.buffer[start : start + reply.length])
         if len(results) != self._count or any(position >= len(self._inputs) for position in kept):
             raise FrameError(f"{len(results)} results for {self._count} items, {len(kept)} inputs kept")
         outcomes = [self._publish(r) if isinstance(r, Value) else _failed(r) for r in results]
         self.kept = [self._inputs[position].share() for position in sorted(set(kept))]
         self.busy = busy_ns / 1e9
-        self._sizes.learn(self._count, self._written)  # only now: lengths have been checked
+        written = self._written + len(self.metrics)
+        self._sizes.learn(self._count, written)  # only now: lengths have been checked
         return outcomes
 
     def _publish(self, value: Value) -> Done:

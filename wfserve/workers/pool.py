@@ -1,24 +1,26 @@
 """A ProcessPool owns the child processes of one stage; each is replaced when it dies, until the pool closes.
 
     STARTING ──READY──▶ READY ◀──DONE── BUSY        any of them ──died──▶ BACKING_OFF ──▶ STARTING
-                          └─────CALL─────▶
+                          └─────CALL─────▶          any of them ──too many──▶ LEAVING ──▶ gone
 
-One task a replica holds its worker and reads its ring; `submit` and `stop` are plain calls from the stage.
+One task a replica holds its worker and reads its ring; `submit`, `stop` and `scale` are plain calls from the
+stage.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
 
-from wfserve.errors import FrameError, ServiceUnavailableError, WfserveError
+from wfserve.errors import FrameError, ServiceUnavailableError
 from wfserve.transport.base import MessageKind
-from wfserve.workers.base import Batch, PoolStatistics, ReplicaStatus
+from wfserve.workers.base import Batch, LoadError, PoolStatistics, ReplicaStatus
 from wfserve.workers.lease import Lease, ResultSizes
 from wfserve.workers.process import start_worker
 
@@ -34,6 +36,7 @@ log = logging.getLogger(__name__)
 FREE_DEATHS = 5  # in a row without a completed batch, before restarts are delayed
 FIRST_DELAY = 0.1
 LONGEST_DELAY = 30.0
+_BUSIEST_FIRST = ("BUSY", "READY", "STARTING", "BACKING_OFF")
 
 
 def restart_delay(deaths: int) -> float:
@@ -55,10 +58,6 @@ class PoolSettings:
     startup_timeout: float = 120.0
 
 
-class LoadError(WfserveError):
-    """A worker could not load its handler or model; the message says why, for the log."""
-
-
 class _Replica:
     """One place in the pool, filled by one worker after another."""
 
@@ -66,6 +65,9 @@ class _Replica:
         self.number = number
         self.must_load = must_load  # the pool does not open, or closes, if its first worker cannot load
         self.loaded = trio.Event()
+        self.life = trio.CancelScope()
+        self.created = time.time()
+        self.leaving = False
         self.worker: Worker | None = None
         self.deaths = 0  # in a row, without a completed batch
         self.kept: list[Payload] = []  # inputs of earlier batches that the worker still looks at
@@ -91,8 +93,8 @@ class _Replica:
         self.heard = True  # False once nothing that the worker still says is believed
 
     def status(self) -> ReplicaStatus:
-        pid, started = (self.worker.pid, self.worker.started) if self.worker else (0, 0.0)
-        return ReplicaStatus(str(self.number), pid, self.state, started)
+        pid, started = (self.worker.pid, self.worker.started) if self.worker else (0, self.created)
+        return ReplicaStatus(str(self.number), pid, "LEAVING" if self.leaving else self.state, started)
 
 
 class ProcessPool:
@@ -109,10 +111,14 @@ class ProcessPool:
         self._sizes = ResultSizes()
         self._replicas: list[_Replica] = []
         self._idle: list[_Replica] = []  # the last to finish is the first to start again: its caches are warm
+        self._numbers = itertools.count()  # of replicas
         self._batch_numbers = itertools.count(1)
+        self._load_failures = 0
+        self._news = trio.Event()  # a replica has loaded, failed to, or gone
         self._nursery: trio.Nursery | None = None
         self._closing = False
-        self._failure: WfserveError | None = None
+        self._failure: LoadError | None = None
+        self._last_failure = ""
         self._deaths = self._batches = self._lost = 0
 
     @property
@@ -134,28 +140,42 @@ class ProcessPool:
                 await trio.sleep_forever()
             finally:  # its workers end now, and none is added
                 self._closing = True
+                self._tell()
         if self._failure is not None:
             raise self._failure
 
     def _add(self, *, must_load: bool) -> _Replica:
         assert self._nursery is not None
-        replica = _Replica(len(self._replicas), must_load=must_load)
+        replica = _Replica(next(self._numbers), must_load=must_load)
         self._replicas.append(replica)
         self._nursery.start_soon(self._keep, replica, name=f"{self.spec.name} worker {replica.number}")
         return replica
 
     async def _keep(self, replica: _Replica) -> None:
-        """Fill a replica with one worker after another, until the pool closes."""
-        while True:
-            failure = await self._live(replica)
-            self._deaths += 1
-            replica.deaths += 1
-            if failure:
-                log.error("%s: %s", self.spec.name, failure)
-                if replica.must_load and not replica.loaded.is_set():
-                    self._give_up(failure)
-                    return
-            await self._back_off(replica)
+        """Fill a replica with one worker after another, until the pool closes or it is one too many."""
+        with replica.life:
+            while not replica.leaving:
+                failure = await self._live(replica)
+                self._deaths += 1
+                replica.deaths += 1
+                if failure:
+                    self._note(failure)
+                    if replica.must_load and not replica.loaded.is_set():
+                        self._give_up(failure)
+                        return
+                await self._back_off(replica)
+        self._replicas.remove(replica)
+        self._tell()
+
+    def _note(self, failure: str) -> None:
+        log.error("%s: %s", self.spec.name, failure)
+        self._load_failures += 1
+        self._last_failure = failure
+        self._tell()
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = trio.Event()
 
     def _give_up(self, failure: str) -> None:
         assert self._nursery is not None
@@ -163,7 +183,7 @@ class ProcessPool:
         self._nursery.cancel_scope.cancel()
 
     async def _back_off(self, replica: _Replica) -> None:
-        if delay := restart_delay(replica.deaths):
+        if not replica.leaving and (delay := restart_delay(replica.deaths)):
             replica.state = "BACKING_OFF"
             log.warning("%s: starting a worker again in %.1f s", self.spec.name, delay)
             await trio.sleep(delay)
@@ -255,10 +275,13 @@ class ProcessPool:
         replica.ready = True
         replica.loaded.set()
         self._take_in(replica)
+        self._tell()
         self._listener.replica_ready()
 
     def _take_in(self, replica: _Replica) -> None:
-        if not replica.end:  # a dying worker may still answer, but takes nothing more
+        if replica.leaving:
+            replica.life.cancel()
+        elif not replica.end:  # a dying worker may still answer, but takes nothing more
             replica.state = "READY"
             self._idle.append(replica)
 
@@ -267,7 +290,7 @@ class ProcessPool:
         if batch is None or lease is None or message.tag != lease.number:
             raise FrameError(f"an answer to batch {message.tag}, which is not running")
         outcomes = lease.outcomes(message.descriptor)
-        batch.busy = lease.busy
+        batch.busy, batch.metrics = lease.busy, lease.metrics
         replica.kept += lease.kept
         lease.end()
         replica.batch = replica.lease = None
@@ -308,9 +331,29 @@ class ProcessPool:
             replica.worker.kill()
 
     def scale(self, wanted: int) -> None:
-        """Start workers until there are `wanted`."""
-        while not self._closing and len(self._replicas) < wanted:
+        """Start workers, or let go of those that do least; one that runs a batch may yet stay."""
+        if self._closing:
+            return
+        present = [replica for replica in self._replicas if not replica.life.cancel_called]
+        present.sort(key=lambda replica: _BUSIEST_FIRST.index(replica.state))
+        for rank, replica in enumerate(present):
+            replica.leaving = rank >= wanted
+            if replica.leaving and replica.batch is None:
+                self._retire(replica)
+                replica.life.cancel()
+        for _ in range(len(present), wanted):
             self._add(must_load=False)
+
+    async def settled(self) -> None:
+        """Return when the workers that are wanted have loaded, and no others are left."""
+        failures = self._load_failures
+        while not self._closing:
+            if all(r.state in ("READY", "BUSY") and not r.leaving for r in self._replicas):
+                return
+            if self._load_failures > failures:
+                raise LoadError(self._last_failure)
+            await self._news.wait()
+        raise ServiceUnavailableError(f"{self.spec.name} is being unregistered.")
 
     def statistics(self) -> PoolStatistics:
         """Return counts and replicas."""
@@ -318,7 +361,7 @@ class ProcessPool:
             replicas=[replica.status() for replica in self._replicas],
             idle=len(self._idle),
             running=sum(replica.batch is not None for replica in self._replicas),
-            wanted=len(self._replicas),
+            wanted=sum(not replica.leaving for replica in self._replicas),
             deaths=self._deaths,
             batches=self._batches,
             batches_lost=self._lost,

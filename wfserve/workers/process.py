@@ -1,8 +1,9 @@
 """A Worker is one child process, from its start until it is reaped with everything it started.
 
 Children are `torch.multiprocessing` processes of a forkserver that has torch and the child runtime loaded
-(a start takes milliseconds). Each leads a process group, which is killed as one, because handlers start
-helpers of their own. They are not daemonic: a native thread in each ends it when the server is gone.
+(a start takes milliseconds), or, with packages of their own, of a new interpreter (seconds). Each leads a
+process group, which is killed as one, because handlers start helpers of their own. They are not daemonic: a
+native thread in each ends it when the server is gone.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import threading
 import time
 import types
 from contextlib import asynccontextmanager, contextmanager, suppress
-from multiprocessing import reduction
+from multiprocessing import reduction, spawn
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -27,10 +28,12 @@ from wfserve.transport.message import decode_load_failure
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from multiprocessing.context import ForkServerProcess
+    from multiprocessing.context import ForkServerProcess, SpawnProcess
 
     from wfserve.child.spec import WorkerSpec
     from wfserve.transport.base import Descriptor, Link, Loan, Transport
+
+    ChildProcess = ForkServerProcess | SpawnProcess
 
 log = logging.getLogger(__name__)
 SCRATCH_BYTES = 65536  # for what a child says before its first batch: why its model failed to load
@@ -84,26 +87,54 @@ def warm_up() -> None:
     import torch.multiprocessing  # noqa: F401 - heavy, and loaded while the fork server loads it, too
 
 
-def _start(spec: WorkerSpec, port: object, server: int) -> ForkServerProcess:
+def _start(spec: WorkerSpec, port: object, server: int) -> ChildProcess:
     """Start a child and return once it exists. Blocks: milliseconds, or seconds the first time."""
+    warm_up()
+    own = spec.python is not None or spec.packages is not None
+    make = _with_own_interpreter if own else _of_fork_server
+    with _starting, _launcher_hidden(), _executable(spec.python):
+        process = make(spec, port, CarriedFd(server))
+        process.start()
+    return process
+
+
+def _of_fork_server(spec: WorkerSpec, *more: object) -> ForkServerProcess:
     from torch.multiprocessing import get_context  # heavy
 
     from wfserve.child.main import run
 
-    warm_up()
-    with _starting, _launcher_hidden():
-        context = get_context("forkserver")
-        process: ForkServerProcess = context.Process(
-            target=run, args=(spec, port, CarriedFd(server)), name=spec.name, daemon=False
-        )
-        process.start()
+    context = get_context("forkserver")
+    process: ForkServerProcess = context.Process(target=run, args=(spec, *more), name=spec.name, daemon=False)
     return process
+
+
+def _with_own_interpreter(spec: WorkerSpec, *more: object) -> SpawnProcess:
+    from torch.multiprocessing import get_context  # heavy
+
+    from wfserve.child.arrival import Carried, run
+
+    carried = Carried(spec.packages, spec, *more)
+    process: SpawnProcess = get_context("spawn").Process(
+        target=run, args=(carried,), name=spec.name, daemon=False
+    )
+    return process
+
+
+@contextmanager
+def _executable(python: str | None) -> Iterator[None]:
+    """Have `spawn` start another interpreter than ours."""
+    ours = spawn.get_executable()
+    spawn.set_executable(python or ours)
+    try:
+        yield
+    finally:
+        spawn.set_executable(ours)
 
 
 class Worker:
     """The server's view of one child."""
 
-    def __init__(self, process: ForkServerProcess, link: Link, scratch: Loan) -> None:
+    def __init__(self, process: ChildProcess, link: Link, scratch: Loan) -> None:
         assert process.pid is not None
         self.pid: int = process.pid
         self.link = link
@@ -156,7 +187,7 @@ class Worker:
         os.close(self._pidfd)
 
 
-def _adopt(process: ForkServerProcess, link: Link, scratch: Loan) -> Worker:
+def _adopt(process: ChildProcess, link: Link, scratch: Loan) -> Worker:
     try:
         return Worker(process, link, scratch)
     except OSError:  # no more descriptors; the child would wait for its first message for ever

@@ -133,8 +133,9 @@ class Context:
         return self.request_processor[idx].get_response_headers()
 
     def set_response_status(self, code: int = 200, phrase: str = "", idx: int = 0) -> None:
-        """Set the status of response `idx`."""
-        self.request_processor[idx].report_status(code, phrase)
+        """Set the status of response `idx`; there is none while the handler is loaded."""
+        if self.request_processor:
+            self.request_processor[idx].report_status(code, phrase)
 
     def set_all_response_status(self, code: int = 200, phrase: str = "") -> None:
         """Set the status of every response of the batch."""

@@ -1,4 +1,4 @@
-"""A store keeps a worker's metric definitions for life, and what was recorded since the batch began."""
+"""A store keeps a worker's metric definitions for life, and what was recorded until it is taken."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SIZES = ("B", "kB", "KB", "MB", "GB")
 
 
 class MetricsStore:
-    """What `context.metrics` is: handlers add to it, the worker reads `store` after the batch.
+    """What `context.metrics` is: handlers add to it, the worker takes what it holds after each batch.
 
-    Within a batch, values of one name, type, request and set of dimensions are one metric, except that a
+    Until it is taken, values of one name, type, request and set of dimensions are one metric, except that a
     histogram keeps each value.
     """
 
@@ -33,11 +33,10 @@ class MetricsStore:
         self.cache: dict[MetricTypes, dict[str, CachingMetric]] = {}
         self._known: dict[object, Metric] = {}
 
-    def begin(self, request_ids: Mapping[int, str]) -> None:
-        """Begin a batch: forget what was recorded, keep the definitions."""
-        self.request_ids = request_ids
-        self.store = []
-        self._known = {}
+    def take(self) -> list[Metric]:
+        """Return what was recorded since the last time, and forget it; the definitions stay."""
+        taken, self.store, self._known = self.store, [], {}
+        return taken
 
     def set_request_ids(self, request_ids: Mapping[int, str]) -> None:
         """Name the requests that values are recorded for from now on."""

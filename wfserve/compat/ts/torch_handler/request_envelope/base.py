@@ -38,10 +38,52 @@ class BaseEnvelope(ABC):
         """Return the responses, one for each request."""
 
 
+class JoiningEnvelope(BaseEnvelope):
+    """A request carries rows of its own: those of a batch are joined, and their results parted again."""
+
+    def __init__(self, handle_fn: Callable[[Any, Any], Any]) -> None:
+        super().__init__(handle_fn)
+        self._requests: list[tuple[list[Any], Any]] = []
+
+    @abstractmethod
+    def opened(self, row: Mapping[str, Any]) -> tuple[list[Any], Any]:
+        """Return a request's rows, and what its response repeats of it. Raises `PredictionException`."""
+
+    @abstractmethod
+    def response(self, index: int, results: Any, repeated: Any) -> Any:
+        """Return what answers request `index` of the batch, given the results of its rows."""
+
+    def parse_input(self, data: Sequence[Any]) -> list[Any]:
+        """Return the rows of all requests."""
+        self._requests = [self.opened(row) for row in data]
+        return [each for rows, _ in self._requests for each in rows]
+
+    def format_output(self, data: Any) -> list[Any]:
+        """Return a response for each request."""
+        parts = split(data, [len(rows) for rows, _ in self._requests])
+        repeated = [each for _, each in self._requests]
+        return [
+            self.response(index, part, said)
+            for index, (part, said) in enumerate(zip(parts, repeated, strict=True))
+        ]
+
+
+class InstancesEnvelope(JoiningEnvelope):
+    """Requests are `{"instances": […]}`, a row is an instance; each is answered `{"predictions": […]}`."""
+
+    def opened(self, row: Mapping[str, Any]) -> tuple[list[Any], Any]:
+        """Return a request's instances."""
+        return message(row, "instances")["instances"], None
+
+    def response(self, index: int, results: Any, repeated: Any) -> Any:
+        """Return the predictions of one request."""
+        return {"predictions": results}
+
+
 def message(row: Mapping[str, Any], key: str) -> dict[str, Any]:
     """Return a request's JSON object, under `data`, `body` or the row itself, whose `key` is a list.
 
-    Nodes after the first receive a body that is not decoded yet; it is here. Raises `PredictionException`.
+    A body that came with another content type is decoded here. Raises `PredictionException`.
     """
     value = row_value(row)
     if isinstance(value, (bytes, bytearray, memoryview, str)):
@@ -55,7 +97,7 @@ def message(row: Mapping[str, Any], key: str) -> dict[str, Any]:
     return value
 
 
-def split(results: Sequence[Any], lengths: Sequence[int]) -> list[Any]:
+def split(results: Any, lengths: Sequence[int]) -> list[Any]:
     """Return the results request by request. One request gets all of them, be they a list or not."""
     if len(lengths) == 1:
         return [results]

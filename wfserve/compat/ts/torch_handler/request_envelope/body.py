@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 class BodyEnvelope(BaseEnvelope):
-    """Unwraps `data` or `body`; leaves results alone."""
+    """Unwraps `data` or `body`; leaves results alone, and rows that have neither."""
 
     def parse_input(self, data: Sequence[Any]) -> list[Any]:
         """Return each request's value."""
-        return [row_value(row) for row in data]
+        return [row_value(row) if "data" in row or "body" in row else row for row in data]
 
     def format_output(self, data: Any) -> Any:
         """Return the results."""

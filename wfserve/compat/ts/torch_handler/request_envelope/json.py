@@ -1,4 +1,4 @@
-"""Requests `{"instances": […]}` are joined to one batch; each is answered `{"predictions": […]}`.
+"""Instances and predictions in JSON, and `{"b64": text}` in an instance stands for bytes.
 
 The row format of TensorFlow Serving's REST API: https://www.tensorflow.org/tfx/serving/api_rest
 """
@@ -10,28 +10,23 @@ from base64 import b64decode
 from typing import TYPE_CHECKING, Any
 
 from ...utils.util import PredictionException
-from .base import BaseEnvelope, message, split
+from .base import InstancesEnvelope
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Mapping
 
 
-class JSONEnvelope(BaseEnvelope):
-    """A row is an instance; `{"b64": text}` in it stands for bytes."""
+class JSONEnvelope(InstancesEnvelope):
+    """Answers with JSON as text."""
 
-    def __init__(self, handle_fn: Callable[[Any, Any], Any]) -> None:
-        super().__init__(handle_fn)
-        self._lengths: list[int] = []
+    def opened(self, row: Mapping[str, Any]) -> tuple[list[Any], Any]:
+        """Return a request's instances, bytes where they say base64."""
+        instances, repeated = super().opened(row)
+        return [_decoded(instance) for instance in instances], repeated
 
-    def parse_input(self, data: Sequence[Any]) -> list[Any]:
-        """Return the instances of all requests."""
-        requests = [message(row, "instances")["instances"] for row in data]
-        self._lengths = [len(instances) for instances in requests]
-        return [_decoded(instance) for instances in requests for instance in instances]
-
-    def format_output(self, data: Sequence[Any]) -> list[str]:
-        """Return a JSON text for each request."""
-        return [json.dumps({"predictions": part}) for part in split(data, self._lengths)]
+    def response(self, index: int, results: Any, repeated: Any) -> str:
+        """Return the predictions of one request."""
+        return json.dumps(super().response(index, results, repeated))
 
 
 def _decoded(instance: Any) -> Any:

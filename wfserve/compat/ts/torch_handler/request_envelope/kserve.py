@@ -1,33 +1,19 @@
-"""KServe's V1 protocol: `{"instances": […]}` is answered `{"predictions": […]}`, or explanations.
+"""KServe's V1 protocol: instances are answered with predictions, or with explanations if a header asks.
 
 https://kserve.github.io/website/latest/modelserving/data_plane/v1_protocol/
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .base import BaseEnvelope, message, split
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+from .base import InstancesEnvelope
 
 
-class KServeEnvelope(BaseEnvelope):
-    """A row is an instance; requests of a batch are joined, and their results parted again."""
+class KServeEnvelope(InstancesEnvelope):
+    """Answers with an object."""
 
-    def __init__(self, handle_fn: Callable[[Any, Any], Any]) -> None:
-        super().__init__(handle_fn)
-        self._lengths: list[int] = []
-
-    def parse_input(self, data: Sequence[Any]) -> list[Any]:
-        """Return the instances of all requests."""
-        requests = [message(row, "instances")["instances"] for row in data]
-        self._lengths = [len(instances) for instances in requests]
-        return [instance for instances in requests for instance in instances]
-
-    def format_output(self, data: Any) -> list[dict[str, Any]]:
-        """Return an object for each request."""
-        explains = self.context.get_request_header(0, "explain") == "True"
-        key = "explanations" if explains else "predictions"
-        return [{key: part} for part in split(data, self._lengths)]
+    def response(self, index: int, results: Any, repeated: Any) -> dict[str, Any]:
+        """Return the predictions of one request, or its explanations."""
+        explains = self.context.get_request_header(index, "explain") == "True"
+        return {"explanations" if explains else "predictions": results}

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...utils.util import PredictionException
-from .base import BaseEnvelope, message, split
+from .base import JoiningEnvelope, message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Mapping
 
 _DATATYPES = {
     "bool": "BOOL",
@@ -24,38 +24,27 @@ _DATATYPES = {
 }
 
 
-class KServev2Envelope(BaseEnvelope):
+class KServev2Envelope(JoiningEnvelope):
     """A row is an input, `{"name", "shape", "datatype", "data"}`, its data nested as its shape says.
 
     A request gets an output for each of its inputs, of the same name.
     """
 
-    def __init__(self, handle_fn: Callable[[Any, Any], Any]) -> None:
-        super().__init__(handle_fn)
-        self._requests: list[dict[str, Any]] = []
+    def opened(self, row: Mapping[str, Any]) -> tuple[list[Any], Any]:
+        """Return a request's inputs; its id and their names are repeated."""
+        request = message(row, "inputs")
+        rows = [_shaped(each) for each in request["inputs"]]
+        return rows, (str(request.get("id") or "").strip(), [each["name"] for each in rows])
 
-    def parse_input(self, data: Sequence[Any]) -> list[Any]:
-        """Return the inputs of all requests."""
-        self._requests = [message(row, "inputs") for row in data]
-        return [_shaped(each) for request in self._requests for each in request["inputs"]]
-
-    def format_output(self, data: Sequence[Any]) -> list[dict[str, Any]]:
-        """Return an object for each request: its id, the model's name and version, the outputs."""
-        parts = split(data, [len(request["inputs"]) for request in self._requests])
-        return [self._response(index, part) for index, part in enumerate(parts)]
-
-    def _response(self, index: int, results: Sequence[Any]) -> dict[str, Any]:
-        request = self._requests[index]
+    def response(self, index: int, results: Any, repeated: Any) -> dict[str, Any]:
+        """Return a request's id, the model's name and version, the outputs."""
+        given, names = repeated
         model = (self.context.manifest or {}).get("model", {})
-        given = str(request.get("id") or "").strip()
         return {
-            "id": request["id"] if given else self.context.get_request_id(index),
+            "id": given or self.context.get_request_id(index),
             "model_name": model.get("modelName"),
             "model_version": model.get("modelVersion"),
-            "outputs": [
-                _output(each["name"], result)
-                for each, result in zip(request["inputs"], results, strict=False)
-            ],
+            "outputs": [_output(name, result) for name, result in zip(names, results, strict=False)],
         }
 
 

@@ -1,0 +1,101 @@
+"""A request's body is received into payload memory: where it will be read, with at most one copy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from wfserve.errors import BadRequestError, TooLargeError
+from wfserve.http.exchange import BODY_INTO
+from wfserve.transport.frame import Kind, pack_header
+from wfserve.transport.publish import publish
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, MutableMapping
+
+    from wfserve.http.respond import Headers
+    from wfserve.transport.base import Arena, Payload
+
+    Scope = MutableMapping[str, Any]
+    Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+    ReceiveInto = Callable[[memoryview], Awaitable[int | None]]
+
+
+class Gone(Exception):  # noqa: N818 - no error of ours
+    """The client disconnected while it sent its request."""
+
+
+async def read_body(scope: Scope, receive: Receive, arena: Arena, limit: int) -> Payload:
+    """Return the body of a request, at most `limit` bytes; whoever receives it owns it.
+
+    Raises `TooLargeError`, `BadRequestError` if it is longer than declared, `ServiceUnavailableError` if
+    there is no memory for it, and `Gone`.
+    """
+    declared = _declared_length(scope["headers"])
+    if declared is not None and declared > limit:
+        raise _too_large(limit)
+    if (direct := scope.get("extensions", {}).get(BODY_INTO)) is not None and declared:
+        return await _read_direct(direct["receive_into"], arena, declared)
+    first, more = await _next_part(receive)
+    if not more:
+        if len(first) > limit:
+            raise _too_large(limit)
+        return publish(arena, first)
+    if declared is None:
+        return publish(arena, await _read_undeclared(first, receive, limit))
+    return await _read_declared(first, receive, arena, declared)
+
+
+async def _read_direct(receive_into: ReceiveInto, arena: Arena, declared: int) -> Payload:
+    """Have the server receive the body where it will be read: our own server does, hypercorn cannot."""
+    loan = arena.loan(declared)
+    try:
+        if await receive_into(loan.buffer[:declared]) is None:
+            raise Gone
+        return loan.publish(pack_header(Kind.BYTES, declared), 0, declared)
+    finally:
+        loan.release()
+
+
+async def _read_declared(first: bytes, receive: Receive, arena: Arena, declared: int) -> Payload:
+    """Fill a slot of the declared length as the parts arrive."""
+    loan = arena.loan(max(1, declared))
+    try:
+        part, more, filled = first, True, 0
+        while True:
+            if filled + len(part) > declared:
+                raise BadRequestError("Invalid HTTP message.")
+            loan.buffer[filled : filled + len(part)] = part
+            filled += len(part)
+            if not more:
+                return loan.publish(pack_header(Kind.BYTES, filled), 0, filled)
+            part, more = await _next_part(receive)
+    finally:
+        loan.release()
+
+
+async def _read_undeclared(first: bytes, receive: Receive, limit: int) -> bytearray:
+    body, more = bytearray(first), True
+    while more:
+        part, more = await _next_part(receive)
+        body += part
+        if len(body) > limit:
+            raise _too_large(limit)
+    return body
+
+
+async def _next_part(receive: Receive) -> tuple[bytes, bool]:
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise Gone
+    return message.get("body", b""), message.get("more_body", False)
+
+
+def _declared_length(headers: Headers) -> int | None:
+    for name, value in headers:
+        if name == b"content-length":
+            return int(value)  # the server has checked it
+    return None
+
+
+def _too_large(limit: int) -> TooLargeError:
+    return TooLargeError(f"The request body is over {limit} bytes (max_request_size).")

@@ -1,0 +1,270 @@
+"""An OpenAPI 3.0 document says what one port serves, all of it and nothing else; it is made from one table.
+
+TorchServe describes its models alone. Here the workflows are described as well, and only what is there.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from quart import Blueprint, Response
+
+from wfserve import __version__
+from wfserve.http.parameters import ANY_METHOD, json_response
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from wfserve.config import Api
+
+JSON, BYTES, TEXT = "application/json", "*/*", "text/plain"
+_INTEGER, _STRING, _FLAG = {"type": "integer"}, {"type": "string"}, {"type": "boolean", "default": False}
+
+
+class Query(NamedTuple):
+    """A parameter of a query."""
+
+    name: str
+    schema: dict[str, Any]
+    description: str
+    required: bool = False
+
+
+class Answer(NamedTuple):
+    """One status: what it means, and of which kind and schema its body is."""
+
+    description: str
+    content: str = JSON
+    schema: str = "Status"  # of `_SCHEMAS`
+
+
+class Operation(NamedTuple):
+    """One method of one path on the port of `api`, on every port if that is None."""
+
+    api: Api | None
+    method: str
+    path: str
+    id: str
+    summary: str
+    answers: dict[int, Answer]
+    query: tuple[Query, ...] = ()
+    body: bool = False  # whether it takes a body, of any kind
+
+
+def _object(**properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties}
+
+
+def _list(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": items}
+
+
+_WORKER = _object(
+    id=_STRING,
+    startTime={"type": "string", "format": "date-time"},
+    status={"type": "string", "enum": ["READY", "UNLOADING"]},
+    memoryUsage={"type": "integer", "description": "Resident bytes of the worker and what it started."},
+    pid=_INTEGER,
+    gpu={"type": "boolean"},
+    gpuUsage=_STRING,
+)
+_SCHEMAS: dict[str, dict[str, Any]] = {
+    "Status": _object(status=_STRING),
+    "Error": _object(code=_INTEGER, type=_STRING, message=_STRING),
+    "Output": {"type": "string", "format": "binary", "description": "What the handler returned."},
+    "Text": _STRING,
+    "Document": {"type": "object"},
+    "Workflows": _object(
+        nextPageToken=_STRING, workflows=_list(_object(workflowName=_STRING, workflowUrl=_STRING))
+    ),
+    "Workflow": _list(
+        _object(
+            workflowName=_STRING,
+            workflowUrl=_STRING,
+            minWorkers=_INTEGER,
+            maxWorkers=_INTEGER,
+            batchSize=_INTEGER,
+            maxBatchDelay={"type": "integer", "description": "Milliseconds."},
+            workflowDag=_STRING,
+        )
+    ),
+    "Models": _object(nextPageToken=_STRING, models=_list(_object(modelName=_STRING, modelUrl=_STRING))),
+    "Model": _list(
+        _object(
+            modelName=_STRING,
+            modelVersion=_STRING,
+            modelUrl={"type": "string", "description": "Function nodes have none."},
+            runtime=_STRING,
+            minWorkers=_INTEGER,
+            maxWorkers=_INTEGER,
+            batchSize=_INTEGER,
+            maxBatchDelay={"type": "integer", "description": "Milliseconds."},
+            responseTimeout={"type": "integer", "description": "Seconds."},
+            startupTimeout={"type": "integer", "description": "Seconds."},
+            deviceType={"type": "string", "enum": ["cpu", "gpu"]},
+            loadedAtStartup={"type": "boolean"},
+            workers=_list(_WORKER),
+            jobQueueStatus=_object(remainingCapacity=_INTEGER, pendingRequests=_INTEGER),
+            customizedMetadata={"type": "object", "description": "With `customized=true`."},
+        )
+    ),
+}
+_PLACES = {
+    "workflow_name": "The name of a registered workflow.",
+    "model_name": "The name of a node: its workflow's, two underscores, its own.",
+    "model_version": "The version of the node's model; it has one.",
+}
+
+
+def _error(description: str) -> Answer:
+    return Answer(description, JSON, "Error")
+
+
+def _done(description: str, schema: str = "Status") -> dict[int, Answer]:
+    return {200: Answer(description, JSON, schema)}
+
+
+_NO_WORKFLOW = {404: _error("There is no such workflow.")}
+_NO_MODEL = {404: _error("There is no such model or version.")}
+_BUSY = {503: _error("A queue or the memory for payloads is full, or there is no worker.")}
+_PREDICTED = {
+    200: Answer("What the handler returned, of the content type that it set.", BYTES, "Output"),
+    400: _error("The body cannot be read, or no token was shown."),
+    413: _error("The body is too large."),
+    500: _error("A node failed."),
+    507: _error("The handler ran out of memory."),
+    **_BUSY,
+}
+_OF_WORKFLOW, _OF_NODE = {**_PREDICTED, **_NO_WORKFLOW}, {**_PREDICTED, **_NO_MODEL}
+_HEALTH = {**_done("Every node has its workers."), 500: Answer("A node has too few, or one still loads.")}
+_REGISTERED = {
+    **_done("It is served."),
+    400: _error("A parameter is wrong, the archive cannot be fetched, or its DAG is none."),
+    404: _error("The store has no such archive, or the URL is not allowed."),
+    409: _error("The name is taken."),
+    500: _error("The archive is not valid, or a node does not load."),
+}
+_SCALED = {
+    **_done("The workers are there."),
+    202: Answer("They are being started, or stopped."),
+    400: _error("The numbers make no sense."),
+    500: _error("A worker could not be started."),
+    **_NO_MODEL,
+}
+_KEYS = {**_done("It is in the file.", "Text"), 400: _error("The key is wrong."), 404: _error("No tokens.")}
+_SAMPLES = {200: Answer("One sample a line.", TEXT, "Text")}
+_DOCUMENT = _done("An OpenAPI document.", "Document")
+_DOCUMENT_OF = {**_DOCUMENT, **_NO_MODEL}
+_WORKFLOWS, _MODELS = _done("A page of them.", "Workflows"), _done("A page of them.", "Models")
+_WORKFLOW_DESCRIBED = {**_done("Its settings and its DAG.", "Workflow"), **_NO_WORKFLOW}
+_WORKFLOW_GONE = {**_done("Nothing is left of it."), **_NO_WORKFLOW}
+_DEFAULT = {**_done("It is the default."), **_NO_MODEL}
+_DESCRIBED = {**_done("The node and its workers.", "Model"), **_NO_MODEL, **_BUSY}
+
+_PAGE = (
+    Query("limit", {"type": "integer", "default": 100, "maximum": 100}, "How many at most."),
+    Query("next_page_token", {"type": "integer", "default": 0}, "The token that ended the page before."),
+)
+_REGISTRATION = (
+    Query("url", _STRING, "A workflow archive: a name in the store, or a URL.", required=True),
+    Query("workflow_name", _STRING, "Another name than the archive's."),
+    Query("startup_timeout", _INTEGER, "Seconds that a worker may take to load."),
+    Query("response_timeout", _INTEGER, "Seconds that a call of one node may take."),
+    Query("sha256", _STRING, "The digest that the archive must have, 64 hexadecimal digits."),
+)
+_SCALING = (
+    Query("min_worker", {"type": "integer", "default": 1}, "How many workers there are at least."),
+    Query("max_worker", _INTEGER, "How many there are at most; by default as many."),
+    Query("synchronous", _FLAG, "Whether to answer when all workers have loaded."),
+)
+_CUSTOMIZED = (Query("customized", _FLAG, "Whether to ask the handler as well."),)
+_KEY = (Query("type", {"type": "string", "enum": ["management", "inference"]}, "Which key.", required=True),)
+_NAMES = (Query("name[]", _list(_STRING), "Only these."),)
+
+_W, _M, _V = "/{workflow_name}", "/{model_name}", "/{model_name}/{model_version}"
+_I: Api = "inference"
+_A: Api = "management"
+OPERATIONS = (
+    Operation(None, "OPTIONS", "/", "apiDescription", "Describe this port.", _DOCUMENT),
+    Operation(None, "GET", "/api-description", "api-description", "Describe this port.", _DOCUMENT),
+    Operation(_I, "GET", "/ping", "ping", "Say whether all is well.", _HEALTH),
+    Operation(_I, "POST", f"/wfpredict{_W}", "workflowPredict", "Run a workflow.", _OF_WORKFLOW, body=True),
+    Operation(_I, "POST", f"/predictions{_M}", "predictions", "Run a node alone.", _OF_NODE, body=True),
+    Operation(_I, "POST", f"/predictions{_V}", "versionPredictions", "Run it.", _OF_NODE, body=True),
+    Operation(_I, "OPTIONS", f"/predictions{_M}", "predictionsDescription", "Describe this.", _DOCUMENT_OF),
+    Operation(_I, "POST", f"/explanations{_M}", "explanations", "Ask it to explain.", _OF_NODE, body=True),
+    Operation(_I, "POST", f"/explanations{_V}", "versionExplanations", "Ask it.", _OF_NODE, body=True),
+    Operation(_A, "GET", "/workflows", "listWorkflows", "List all workflows.", _WORKFLOWS, _PAGE),
+    Operation(_A, "POST", "/workflows", "registerWorkflow", "Serve an archive.", _REGISTERED, _REGISTRATION),
+    Operation(_A, "GET", f"/workflows{_W}", "describeWorkflow", "Describe it.", _WORKFLOW_DESCRIBED),
+    Operation(_A, "DELETE", f"/workflows{_W}", "unregisterWorkflow", "Stop serving it.", _WORKFLOW_GONE),
+    Operation(_A, "GET", "/models", "listModels", "List all models.", _MODELS, _PAGE),
+    Operation(_A, "GET", f"/models{_M}", "describeModel", "Describe a node.", _DESCRIBED, _CUSTOMIZED),
+    Operation(_A, "GET", f"/models{_V}", "describeModelVersion", "Describe it.", _DESCRIBED, _CUSTOMIZED),
+    Operation(_A, "OPTIONS", f"/models{_M}", "modelDescription", "Describe this.", _DOCUMENT_OF),
+    Operation(_A, "PUT", f"/models{_M}", "scaleModel", "Change its number of workers.", _SCALED, _SCALING),
+    Operation(_A, "PUT", f"/models{_V}", "scaleModelVersion", "Scale it.", _SCALED, _SCALING),
+    Operation(_A, "PUT", f"/models{_V}/set-default", "setDefault", "Name the one version.", _DEFAULT),
+    Operation(_A, "GET", "/token", "renewToken", "Make a new key, by the API key.", _KEYS, _KEY),
+    Operation("metrics", "GET", "/metrics", "metrics", "Count everything.", _SAMPLES, _NAMES),
+)
+
+
+def blueprint(apis: Collection[Api]) -> Blueprint:
+    """Return the routes that describe a port with `apis`."""
+    routes = Blueprint("description", __name__)
+    described = document(apis)
+
+    @routes.route("/", methods=["OPTIONS"])
+    @routes.route("/api-description", methods=ANY_METHOD)
+    async def describe() -> Response:
+        return json_response(described)
+
+    return routes
+
+
+def document(apis: Collection[Api], below: str = "/") -> dict[str, Any]:
+    """Return the OpenAPI document of a port with `apis`, of the paths that begin with `below`."""
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in OPERATIONS:
+        if (operation.api is None or operation.api in apis) and operation.path.startswith(below):
+            paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation)
+    return {
+        "openapi": "3.0.1",
+        "info": {"title": "wfserve APIs", "version": __version__},
+        "paths": paths,
+        "components": {"schemas": _SCHEMAS},
+    }
+
+
+def _operation(operation: Operation) -> dict[str, Any]:
+    described: dict[str, Any] = {"operationId": operation.id, "summary": operation.summary}
+    if parameters := [*_path_parameters(operation.path), *map(_query_parameter, operation.query)]:
+        described["parameters"] = parameters
+    if operation.body:
+        described["requestBody"] = {"content": {BYTES: {"schema": {"type": "string", "format": "binary"}}}}
+    described["responses"] = {str(status): _response(answer) for status, answer in operation.answers.items()}
+    return described
+
+
+def _path_parameters(path: str) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": "path", "required": True, "description": _PLACES[name], "schema": _STRING}
+        for name in re.findall(r"{(\w+)}", path)
+    ]
+
+
+def _query_parameter(query: Query) -> dict[str, Any]:
+    return {
+        "name": query.name,
+        "in": "query",
+        "required": query.required,
+        "description": query.description,
+        "schema": query.schema,
+    }
+
+
+def _response(answer: Answer) -> dict[str, Any]:
+    schema = {"$ref": f"#/components/schemas/{answer.schema}"}
+    return {"description": answer.description, "content": {answer.content: {"schema": schema}}}

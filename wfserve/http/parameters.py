@@ -1,0 +1,31 @@
+"""What the Quart routes read from a query, and how they answer: a parameter that cannot be read is a 400."""
+
+from __future__ import annotations
+
+from quart import Response, request
+
+from wfserve.errors import BadRequestError
+from wfserve.http.respond import pretty
+
+ANY_METHOD = ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"]
+
+
+def number(name: str, default: int) -> int:
+    """Return a whole number of the query, `default` if it is not given or blank."""
+    text = request.args.get(name, "").strip()
+    if not text:
+        return default
+    try:
+        return int(text)
+    except ValueError:
+        raise BadRequestError(f"Parameter {name} is not a whole number: {text}") from None
+
+
+def is_true(text: object) -> bool:
+    """Whether a parameter is `true`, in any case; everything else is false, as for Java."""
+    return str(text).lower() == "true"
+
+
+def json_response(value: object, status: int = 200) -> Response:
+    """Return a response of JSON as TorchServe writes it."""
+    return Response(pretty(value), status=status, content_type="application/json")
