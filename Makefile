@@ -16,7 +16,7 @@ ARCHIVES := workflow_store/digits.war workflow_store/digits_cnn.mar workflow_sto
 WORKLOADS := build/workloads
 SECONDS_PER_CELL ?= 5
 
-.PHONY: help install archives serve test test-slow lint bench stubs wheel clean
+.PHONY: help install archives serve test test-slow conformance lint bench stubs wheel clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -31,6 +31,9 @@ test: install $(ARCHIVES) ## run the tests; those that take minutes: make test-s
 
 test-slow: install $(ARCHIVES) ## run the fault tests that take minutes
 	$(BIN)/python -m pytest -q -s -m slow
+
+conformance: install ## compare with TorchServe 0.12.0: TORCHSERVE=/path/to/its/venv (needs Java 17); without it, wfserve alone
+	TORCHSERVE="$(TORCHSERVE)" $(BIN)/python -m pytest -q -m "not gpu" tests/conformance
 
 install: $(VENV)/.installed ## make the virtual environment and build the native module
 
