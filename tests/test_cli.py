@@ -93,7 +93,16 @@ def test_the_version():
         (["predict", "w", "--data", "x", "--timeout", "nan"], "--timeout: expected a number of seconds"),
         (["predict", "w", "missing.png"], "cannot read missing.png: No such file or directory"),
         (["predict", "w", "."], "cannot read .: Is a directory"),
-        (["register", "w.war", "--server", "localhost"], "--server: expected http://host:port"),
+        (
+            ["register", "w.war", "--server", "localhost"],
+            "--server: expected http(s)://host:port or unix:/path",
+        ),
+        (["list", "--token", "a", "--key-file", "k"], "give either --token or --key-file"),
+        (["list", "--key-file", "k"], "--key-file: cannot read k: No such file or directory"),
+        (
+            ["list", "--server", "https://127.0.0.1:9", "--cacert", "k"],
+            "--cacert: cannot use k: No such file",
+        ),
         (["archive", "model", "--model-name", "m"], "Missing option '--handler'"),
         (["archive", "model", "--archive-format", "rar"], "Invalid value for '--archive-format'"),
     ],
@@ -295,12 +304,14 @@ def test_without_permission_it_is_one_line(arguments):
 
 def test_calls_to_a_server():
     with answering(b'{"status": "registered"}') as (url, prepared):
-        assert run("register", "w.war", "--name", "x", "--server", url).stdout == "registered\n"
+        assert (
+            run("register", "w.war", "--name", "x", "--sha256", "d", "--server", url).stdout == "registered\n"
+        )
         assert json.loads(run("unregister", "a/b", "--json", "--server", url).stdout) == {
             "status": "registered"
         }
     assert [(asked.method, asked.path) for asked in prepared.asked] == [
-        ("POST", "/workflows?url=w.war&workflow_name=x"),
+        ("POST", "/workflows?url=w.war&workflow_name=x&sha256=d"),
         ("DELETE", "/workflows/a%2Fb"),
     ]
 

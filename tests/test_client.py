@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.answers import answering
-from wfserve.client import Client, RefusedError, path_of
+from wfserve.client import Access, Client, RefusedError, key_in, path_of
 from wfserve.errors import ConfigError
 
 NOT_OURS = "did not answer as wfserve does"
@@ -135,7 +135,7 @@ def test_an_odd_address_cannot_be_reached(server):
         Client(server, timeout=1).workflows()
 
 
-@pytest.mark.parametrize("server", ["", "127.0.0.1:8080", "ftp://a", "HTTP//"])
+@pytest.mark.parametrize("server", ["", "127.0.0.1:8080", "ftp://a", "HTTP//", "unix:", "unix:relative"])
 def test_what_is_no_address(server):
     with pytest.raises(ConfigError, match="--server"):
         Client(server)
@@ -150,3 +150,51 @@ def test_what_is_no_timeout(timeout):
 def test_segments_of_a_path_are_quoted_as_a_whole():
     assert path_of("workflows", "a/b?c#d é") == "/workflows/a%2Fb%3Fc%23d%20%C3%A9"
     assert path_of("w", "\udcff") == "/w/%FF"  # what a command line had as a byte
+
+
+def test_a_token_is_shown():
+    with answering(b"[]") as (url, prepared):
+        Client(url, access=Access("a-Key_1")).call("GET", "/")
+        Client(url).call("GET", "/")
+    shown = [{key.lower(): value for key, value in asked.headers.items()} for asked in prepared.asked]
+    assert [each.get("authorization") for each in shown] == ["Bearer a-Key_1", None]
+
+
+@pytest.mark.parametrize("token", ["a b", "a\nx-header: 1", "é", "\udcff", "\0"])
+def test_what_is_no_token_is_not_told(token):
+    with pytest.raises(ConfigError) as caught:
+        Client("http://127.0.0.1", access=Access(token))
+    assert token not in caught.value.message
+
+
+def test_the_key_of_a_file(tmp_path):
+    file = tmp_path / "key_file.json"
+    file.write_text('{"management": {"key": "m"}, "inference": {"key": "i"}, "API": {"key": "a"}}')
+    assert (key_in(file, "management"), key_in(file, "inference")) == ("m", "i")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff", b"[]", b'{"inference": 1}', b'{"inference": {"key": 1}}', DEEP]
+)
+def test_a_file_without_a_key(tmp_path, content):
+    file = tmp_path / "key_file.json"
+    with pytest.raises(ConfigError, match=r"--key-file: cannot read .*: No such file"):
+        key_in(file, "inference")
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"--key-file: .* has no key of the inference API"):
+        key_in(file, "inference")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no certificate"])
+def test_certificates_that_cannot_be_used(tmp_path, content):
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"--cacert: cannot use .*ca\.pem"):
+        Client("https://127.0.0.1:9", access=Access(cacert=file)).workflows()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # httpcore leaves it open
+def test_no_unix_socket(tmp_path):
+    with pytest.raises(RefusedError, match="cannot reach unix:/"):
+        Client(f"unix:{tmp_path}/nobody").workflows()

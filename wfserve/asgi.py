@@ -20,6 +20,7 @@ from wfserve.config import load, remarks
 from wfserve.errors import WfserveError
 from wfserve.http.apis import Apis
 from wfserve.http.auth import open_tokens
+from wfserve.http.hypercorn import under_hypercorn
 from wfserve.registry.catalogue import open_registry
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from wfserve.config import Config
     from wfserve.http.body import Receive, Scope
+    from wfserve.http.exchange import App as AsgiApp
     from wfserve.http.respond import Send
     from wfserve.registry.catalogue import Registry
 
@@ -38,7 +40,7 @@ class App:
 
     def __init__(self, config: Config | None = None) -> None:
         self._config = config
-        self._apis: Apis | None = None
+        self._apis: AsgiApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""
@@ -56,11 +58,12 @@ class App:
     def serving(self, registry: Registry, *, anywhere: bool = False) -> Iterator[None]:
         """Serve `registry` while the block runs.
 
-        `anywhere` says that the sockets may listen elsewhere than is configured. Raises `ConfigError` if the
-        keys of clients cannot be written.
+        `anywhere` says that the sockets are hypercorn's, and may listen elsewhere than is configured. Raises
+        `ConfigError` if the keys of clients cannot be written.
         """
         with open_tokens(registry.config, anywhere=anywhere) as tokens:
-            self._apis = Apis(registry, tokens)
+            apis = Apis(registry, tokens)
+            self._apis = under_hypercorn(apis) if anywhere else apis
             try:
                 yield
             finally:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from wfserve.errors import ConfigError, WfserveError
 
+if TYPE_CHECKING:
+    import ssl
+    from pathlib import Path
+
+PATIENCE = 300.0  # seconds
 LONGEST_TIMEOUT = 7 * 24 * 3600.0  # seconds
+_UNIX = "unix:"
+_TOKEN = re.compile(r"[!-~]*")
 
 
 class RefusedError(WfserveError):
@@ -20,16 +28,40 @@ def path_of(*segments: str) -> str:
     return "/" + "/".join(quote(segment, safe="", errors="surrogateescape") for segment in segments)
 
 
+def key_in(file: Path, api: str) -> str:
+    """Return the key of `api`, management or inference, in a server's key_file.json. Raises `ConfigError`."""
+    try:
+        key = json.loads(file.read_bytes())[api]["key"]
+    except OSError as error:
+        raise ConfigError(f"--key-file: cannot read {file}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        key = None
+    if not isinstance(key, str):
+        raise ConfigError(f"--key-file: {file} has no key of the {api} API")
+    return key
+
+
+class Access(NamedTuple):
+    """What a client shows to a server, and what it wants to be shown."""
+
+    token: str = ""  # none if it is empty
+    cacert: Path | None = None  # certificates that are believed, PEM; None: those of the system
+    insecure: bool = False  # any certificate is believed
+
+
 class Client:
     """Calls one address. Raises `RefusedError` with the server's own message."""
 
-    def __init__(self, server: str, timeout: float = 300.0) -> None:
+    def __init__(self, server: str, timeout: float = PATIENCE, access: Access = Access()) -> None:  # noqa: B008
         if not 0 < timeout <= LONGEST_TIMEOUT:
             raise ConfigError(f"--timeout: expected a number of seconds, not {timeout:g}")
-        if not server.startswith(("http://", "https://")):
-            raise ConfigError(f"--server: expected http://host:port, not {server!r}")
-        self._server = server.rstrip("/")
+        if not server.startswith(("http://", "https://", f"{_UNIX}/")):
+            raise ConfigError(f"--server: expected http(s)://host:port or unix:/path, not {server!r}")
+        if not _TOKEN.fullmatch(access.token):  # which could not stand in a header
+            raise ConfigError("the token has other characters than a key")
+        self._server = server if server.startswith(_UNIX) else server.rstrip("/")
         self._timeout = timeout
+        self._access = access
 
     def call(self, method: str, path: str, parameters: dict[str, str] | None = None) -> Any:
         """Return the JSON answer of one call."""
@@ -86,21 +118,30 @@ class Client:
         import httpx  # heavy
 
         headers = {"content-type": content_type} if content_type else {}
+        if self._access.token:
+            headers["authorization"] = f"Bearer {self._access.token}"
+        socket = self._server.removeprefix(_UNIX) if self._server.startswith(_UNIX) else None
+        base = self._server if socket is None else "http://localhost"
+        transport = httpx.HTTPTransport(verify=self._trust(), uds=socket, trust_env=False)
         try:
-            response = httpx.request(
-                method,
-                self._server + path,
-                params=query,
-                content=body,
-                headers=headers,
-                timeout=self._timeout,
-                trust_env=False,
-            )
+            with httpx.Client(transport=transport, timeout=self._timeout, trust_env=False) as client:
+                response = client.request(method, base + path, params=query, content=body, headers=headers)
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, OverflowError) as error:  # of an odd address
             raise RefusedError(f"cannot reach {self._server}: {error or type(error).__name__}") from None
         if not response.is_success:
             raise RefusedError(_message(response.content) or f"status {response.status_code}")
         return response.content
+
+    def _trust(self) -> ssl.SSLContext | bool:
+        """Return how certificates are checked: not at all where there are none."""
+        import ssl
+
+        if self._access.insecure or not self._server.startswith("https://"):
+            return False
+        try:
+            return ssl.create_default_context(cafile=self._access.cacert)
+        except OSError as error:  # among them those of ssl, which have no text of the system's
+            raise ConfigError(f"--cacert: cannot use {self._access.cacert}: {error.strerror}") from None
 
 
 def _message(body: bytes) -> str:

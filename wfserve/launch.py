@@ -8,13 +8,16 @@ import signal
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import trio
 
 from wfserve import __version__
 from wfserve.asgi import App, announce, first_of, log_to_stderr
 from wfserve.errors import WfserveError
+from wfserve.http.cors import cors_headers
 from wfserve.http.listen import bound
+from wfserve.http.refusal import OwnAnswers
 from wfserve.http.server import ServerSettings, serve
 from wfserve.http.tls import serve_tls, tls_context
 from wfserve.registry.catalogue import open_registry
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from wfserve.registry.catalogue import Registry
 
 log = logging.getLogger(__name__)
+_READ_KEY = 'import json, sys; print(json.load(open(sys.argv[1]))["inference"]["key"])'
 
 
 def serve_forever(config: Config, example: tuple[str, Path] | None = None) -> int:
@@ -59,11 +63,13 @@ class Carriers:
         self._secure = [sockets.enter_context(bound(each)) for each in addresses if each.scheme == "https"]
         self._context = tls_context(config) if self._secure else None
 
-    async def carry(self, app: AsgiApp, stop: trio.Event, *, task_status: trio.TaskStatus[None]) -> None:
+    async def carry(
+        self, app: AsgiApp, own: OwnAnswers, stop: trio.Event, *, task_status: trio.TaskStatus[None]
+    ) -> None:
         """Serve `app` until `stop` is set and every accepted request is answered."""
         async with trio.open_nursery() as nursery:
             if self._plain:
-                await nursery.start(partial(serve, app, self._plain, self._settings, stop=stop))
+                await nursery.start(partial(serve, app, self._plain, self._settings, stop=stop, own=own))
             if self._context is not None:
                 secure = partial(serve_tls, app, self._secure, self._settings, self._context, stop=stop)
                 await nursery.start(secure)
@@ -76,7 +82,8 @@ async def _serve(config: Config, carriers: Carriers, example: tuple[str, Path] |
     async with open_registry(config) as registry, trio.open_nursery() as nursery:
 
         async def carry(*, task_status: trio.TaskStatus[None]) -> None:
-            await carriers.carry(app, stop, task_status=task_status)
+            own = OwnAnswers(cors_headers(config), registry.responses.count)
+            await carriers.carry(app, own, stop, task_status=task_status)
             nursery.cancel_scope.cancel()
 
         await nursery.start(_stop_on_signal, stop, nursery.cancel_scope)
@@ -117,6 +124,22 @@ def _say_where(config: Config) -> None:
 
 def _say_how(registry: Registry, config: Config, name: str, file: Path) -> None:
     if any(workflow.name == name for workflow in registry):
-        address = config.inference_address
-        server = f"--unix-socket {shlex.quote(address.path)} http://localhost" if address.path else address
-        print(f"curl -f -T {shlex.quote(str(file))} {server}/wfpredict/{name}", flush=True)
+        print(example_call(config, name, file), flush=True)
+
+
+def example_call(config: Config, name: str, file: Path) -> str:
+    """Return a line for a shell on this machine that sends `file` to the workflow `name`.
+
+    A token is read from the key file when the line is run, and stays out of what is printed.
+    """
+    address = config.inference_address
+    parts = ["curl -f -T", shlex.quote(str(file))]
+    if config.tokens:
+        key_file = shlex.quote(str(config.key_file))
+        parts.append(f'-H "Authorization: Bearer $(python3 -c {shlex.quote(_READ_KEY)} {key_file})"')
+    if address.scheme == "https":
+        parts.append("--insecure")  # nobody may vouch for its certificate, and this is its own machine
+    if address.path:
+        parts.append(f"--unix-socket {shlex.quote(address.path)}")
+    url = f"{'http://localhost' if address.path else address}/wfpredict/{quote(name, safe='')}"
+    return " ".join([*parts, url])

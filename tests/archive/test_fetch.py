@@ -120,8 +120,8 @@ LONG = "x" * 5000
     ("url", "workflow", "model"),
     [
         ("x.war", "Workflow not found in workflow store: x.war", "Model not found at: x.war"),
-        ("", "Workflow not found in workflow store: ", "Model not found at: "),
-        ("a/", "Workflow not found in workflow store: a/", "Model not found at: a/"),
+        ("", "Workflow not found at: ", "Model not found at: "),
+        ("a/", "Workflow not found at: a/", "Model not found at: a/"),
         ("a\0b", "Workflow not found in workflow store: a\0b", "Model not found at: a\0b"),
         (LONG, f"Workflow not found in workflow store: {LONG}", f"Model not found at: {LONG}"),
         ("socket", "Workflow not found at: socket", "Model not found at: socket"),

@@ -50,7 +50,13 @@ def test_more_names_may_exist(source: str) -> None:
     assert not names_in(source, "h.py").complete
 
 
-@pytest.mark.parametrize("source", ["def f(:", "a = 1\n  b = 2", b"\xff\xfe = 1", "a\0b", "(" * 3000])
+NESTED = "f = " + "-" * 30_000 + "1"  # deeper than the parser's stack
+ELSES = "if 0: a = 1\n" + "elif 0: a = 1\n" * 3_000  # deeper than the interpreter's
+
+
+@pytest.mark.parametrize(
+    "source", ["def f(:", "a = 1\n  b = 2", b"\xff\xfe = 1", "a\0b", "(" * 3000, NESTED, ELSES]
+)
 def test_no_python(source: str | bytes) -> None:
     with pytest.raises((SyntaxError, ValueError)):
         names_in(source, "h.py")

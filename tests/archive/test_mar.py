@@ -75,8 +75,14 @@ def test_an_old_manifest(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     }
     with caplog.at_level(logging.WARNING):
         model = open_model(directory(tmp_path / "a", old), tmp_path / "out")
-    assert (model.version, model.handler, model.runtime) == ("1", "default_service_handler", "python")
+    assert (model.version, model.handler, model.runtime) == ("1", "", "python")
     assert len(caplog.records) == 2
+
+
+@pytest.mark.parametrize("manifest", [None, {}, {"runtime": "python"}, {"model": {}}])
+def test_nothing_has_to_be_in_a_manifest(tmp_path: Path, manifest: Any) -> None:
+    model = open_model(zipped(directory(tmp_path / "a", manifest, h__py="pass")), tmp_path / "out")
+    assert (model.name, model.version, model.handler, model.manifest) == ("", "1.0", "", manifest or {})
 
 
 def test_a_missing_version(tmp_path: Path) -> None:
@@ -111,9 +117,8 @@ def test_a_bad_configuration(tmp_path: Path, text: str | bytes) -> None:
 @pytest.mark.parametrize(
     ("manifest", "message"),
     [
-        (None, "Missing Model entry in manifest file."),
-        ({}, "Missing Model entry in manifest file."),
-        ({"model": {}}, "Model name is not defined."),
+        ({"model": None}, "Missing Model entry in manifest file."),
+        ({"model": []}, "Failed to parse signature.json."),
         ({"model": {"modelName": {}}}, "Failed to parse signature.json."),
         (b"nothing", "Failed to parse signature.json."),
         ({**MANIFEST, "runtime": "LSP"}, "Runtime LSP is not supported: only Python models can be served."),

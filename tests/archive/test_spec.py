@@ -96,6 +96,7 @@ def test_own_settings_at_every_level() -> None:
         ("min-workers: 4\nmax-workers: 4", "max-workers: 2", 2, 2),
         ("max-workers: 2", "min-workers: 3", 3, 3),
         ("min-workers: 0\nmax-workers: 2", "", 0, 2),
+        ("max-workers: 0", "", 0, 0),
     ],
 )
 def test_of_two_worker_counts_the_more_specific_holds(shared: str, own: str, least: int, most: int) -> None:
@@ -179,7 +180,7 @@ URL = "error: url must be the name of a model archive, or a URL"
         ("batch-size: 1.5", "2:15: error: batch-size must be an integer"),
         ("batch-size: [1]", "2:15: error: batch-size must be an integer"),
         ("batch-size:", "2:14: error: batch-size must be an integer"),
-        ("max-workers: 0", "2:16: error: max-workers must be an integer from 1 to 1024"),
+        ("max-workers: -1", "2:16: error: max-workers must be an integer from 0 to 1024"),
         ("data-format: text", "2:16: error: data-format must be bytes or native"),
         ("isolate: 1", "2:12: error: isolate must be on or off"),
         (

@@ -70,8 +70,9 @@ def test_a_version_in_the_manifest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("manifest", "status", "message"),
     [
-        (None, 500, "Missing Workflow entry in manifest file."),
-        ({}, 500, "Missing Workflow entry in manifest file."),
+        (None, 500, "Workflow name is not defined."),
+        ({}, 500, "Workflow name is not defined."),
+        ({"workflow": None}, 500, "Missing Workflow entry in manifest file."),
         (without("workflow", "workflowName"), 500, "Workflow name is not defined."),
         ({"workflow": {}}, 500, "Workflow name is not defined."),
         ({"workflow": {"workflowName": "w"}}, 500, "Workflow archive version is not defined."),

@@ -325,14 +325,43 @@ def test_bytes_mode_refuses_what_torchserve_refuses(value: Any) -> None:
         codec.encode_bytes(value)
 
 
-def test_a_saved_row_does_not_take_its_batch_along() -> None:
-    batch = torch.randn(1000, 10)
-    saved = codec.save(batch[3])
-    assert len(saved) < 4000
-    assert torch.equal(torch.load(io.BytesIO(saved), weights_only=True), batch[3])
-    assert torch.load(
-        io.BytesIO(codec.save(torch.ones(2, requires_grad=True)[:1])), weights_only=True
-    ).requires_grad
+def test_in_bytes_mode_a_tensor_between_nodes_becomes_a_container_where_it_is_read() -> None:
+    memory = Memory()
+    encode = codec.encoder_for("bytes", False, NOBODY)
+    for value in (torch.randn(3, 4), torch.randn(3, 4).T, torch.tensor(1), torch.zeros(0, 2)):
+        ref = memory.ref(encode(value, Inputs(memory.link)))
+        assert parse_header(ref.header).kind == Kind.TENSOR
+        read = codec.decode_bytes(ref, Inputs(memory.link))
+        assert type(read) is bytearray
+        assert torch.equal(torch.load(io.BytesIO(read), weights_only=True), value)
+        assert torch.equal(codec.decode_native(0, ref, Inputs(memory.link)), value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.ones(2, requires_grad=True),
+        torch.nn.Parameter(torch.ones(2), requires_grad=False),
+        torch.ones((1,) * (MAX_RANK + 1)),
+        torch.eye(2).to_sparse(),
+    ],
+    ids=["gradient", "parameter", "many dimensions", "sparse"],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_a_tensor_frame_cannot_say_is_a_container_at_once(value: torch.Tensor) -> None:
+    memory = Memory()
+    ref = memory.ref(codec.encoder_for("bytes", False, NOBODY)(value, Inputs(memory.link)))
+    assert parse_header(ref.header).kind == Kind.BYTES
+    read = torch.load(io.BytesIO(codec.decode_bytes(ref, Inputs(memory.link))), weights_only=True)
+    assert (type(read), read.requires_grad) == (type(value), value.requires_grad)
+    assert torch.equal(*(each.to_dense() if each.is_sparse else each for each in (read, value)))
+
+
+def test_a_leaf_in_bytes_mode_sends_a_container() -> None:
+    memory = Memory()
+    ref = memory.ref(codec.encoder_for("bytes", True, NOBODY)(torch.arange(5), Inputs(memory.link)))
+    assert parse_header(ref.header).kind == Kind.BYTES
+    assert torch.equal(torch.load(io.BytesIO(memory.link.map(ref.descriptor))), torch.arange(5))
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_metrics_that_a_file_defines(tmp_path: Path) -> None:
 
 def test_a_metrics_file_that_is_wrong_fails_the_load(tmp_path: Path) -> None:
     (tmp_path / "metrics.yaml").write_text("model_metrics: [")
-    with pytest.raises(yaml.YAMLError, match="cannot parse"):
+    with pytest.raises(yaml.YAMLError, match="Error parsing file"):
         NodeContext(spec(metrics_config=str(tmp_path / "metrics.yaml")))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -106,6 +107,34 @@ def test_a_later_node_called_directly_speaks_the_protocol(server: Any, archive: 
     spec = archive(SHOW, parents=("a", "b"), service_envelope="kserve")
     (result,) = server.batch(spec, instances(server, 5, explain="True")._replace(direct=True))
     assert result.json() == {"explanations": [["int", 5]]}
+
+
+@pytest.mark.parametrize("data_format", ["bytes", "native"])
+@pytest.mark.parametrize("envelope", ["", "json", "kserve", "kservev2"])
+def test_a_handler_that_is_to_describe_itself_gets_an_empty_row(
+    server: Any, archive: Make, envelope: str, data_format: str
+) -> None:
+    spec = archive(REPR, parents=("a",), service_envelope=envelope, data_format=data_format)
+    asking = server.item(server.put(b""), headers={"describe": "True"})._replace(direct=True)
+    (result,) = server.batch(spec, asking)
+    assert result.data.decode() == "{}"
+
+
+def test_a_request_of_a_workflow_has_its_row_whatever_its_headers(server: Any, archive: Make) -> None:
+    asking = server.item(server.put(b""), headers={"describe": "True"})
+    (result,) = server.batch(archive(REPR, leaf=True), asking)
+    assert result.data.decode() == "{'body': bytearray(b'')}"
+
+
+def test_who_sends_something_with_that_header_has_to_keep_to_the_protocol(server: Any, archive: Make) -> None:
+    spec = archive(SHOW, service_envelope="kserve")
+    headers = {"describe": "True", "content-type": "application/x-www-form-urlencoded"}
+    for direct, sent in ((True, {"x": 1}), (False, {})):
+        body = server.put(urlencode(sent).encode())
+        (fault,) = server.batch(spec, server.item(body, headers=headers)._replace(direct=direct))
+        assert (fault.code, fault.kind) == (400, "PredictionException")
+    (result,) = server.batch(spec, instances(server, 5, describe="True")._replace(direct=True))
+    assert result.json() == {"predictions": [["int", 5]]}
 
 
 @pytest.mark.parametrize(

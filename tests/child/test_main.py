@@ -332,7 +332,7 @@ def test_a_model_from_its_archive_serves_a_batch(server: Any, archive: Make, tmp
     torch.save({"weight": torch.tensor([[1.0, 10.0]])}, tmp_path / "net.pt")
     manifest = {"model": {"modelFile": "net_model.py", "serializedFile": "net.pt"}}
     native = archive(code, manifest=manifest, parents=("a",), data_format="native")
-    plain = dataclasses.replace(native, data_format="bytes", parents=())
+    plain = dataclasses.replace(native, data_format="bytes", parents=(), leaf=True)
     results = server.batch(
         native, server.item(floats(server, 1.0, 2.0)), server.item(floats(server, 3.0, 4.0))
     )

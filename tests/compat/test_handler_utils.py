@@ -79,6 +79,7 @@ def parted(loaded: Callable[..., Any]) -> Any:
 def test_parts_are_answered_in_order(parted: Any, context_of: Callable[..., Any]) -> None:
     parted.handle.parallelism = {"preprocess": 3, "inference": 2}
     assert parted.handle.parallelism == {"preprocess": 3, "inference": 2, "postprocess": 1}
+    assert [len(names) for names in parted.handle.thread_groups.values()] == [3, 2, 1]
     context = context_of(size=7)
     assert parted.handle([{"body": [index]} for index in range(7)], context) == [[i] for i in range(7)]
     assert [metric.name for metric in context.metrics.store] == ["HandlerTime"]
@@ -91,6 +92,7 @@ def test_a_step_knows_its_part(
     preprocess = parted.preprocess
 
     def noting(data: Any) -> Any:
+        assert threading.current_thread().name in parted.handle.thread_groups["preprocess"]
         seen.append((parted.handle.get_micro_batch_idx(), len(data)))
         return preprocess(data)
 

@@ -32,11 +32,11 @@ def test_every_kind(store: Any) -> None:
     store.add_error("broken", "what broke")
     store.add_metric("score", 0.5, "points", 1)
     assert recorded(store) == [
-        ("requests", 1, "Count", None),
+        ("requests", 1, "Count", "id-0,id-1"),
         ("load", 5, "Milliseconds", "id-0"),
         ("load", 2, "Seconds", "id-1"),
         ("image", 3, "Kilobytes", "id-0"),
-        ("used", 50.0, "Percent", None),
+        ("used", 50.0, "Percent", "id-0,id-1"),
         ("broken", 1, "unit", None),
         ("score", 0.5, "points", "id-1"),
     ]
@@ -46,7 +46,7 @@ def test_a_counter_adds_up_and_a_time_is_replaced(store: Any) -> None:
     for value in (1, 2):
         store.add_counter("requests", value)
         store.add_time("load", value)
-    assert recorded(store) == [("requests", 3, "Count", None), ("load", 2, "Milliseconds", None)]
+    assert [(each.name, each.value) for each in store.store] == [("requests", 3), ("load", 2)]
 
 
 def test_dimensions_tell_metrics_apart_and_the_model_is_always_one(store: Any) -> None:
@@ -77,6 +77,19 @@ def test_emitted_metrics_are_lines_of_the_log(store: Any, caplog: pytest.LogCapt
         "[METRICS]HandlerTime.Milliseconds:1.5|#ModelName:flow__node,Level:Model|#hostname:"
     )
     assert record.getMessage().endswith(",id-0")
+
+
+@pytest.mark.parametrize(("ids", "said"), [({}, None), (None, None), ("id-7", "id-7")])
+def test_a_batch_may_have_no_ids_or_only_one(store: Any, ids: Any, said: str | None) -> None:
+    store.set_request_ids(ids)
+    store.add_counter("requests", 1, 0 if ids == "id-7" else None)
+    assert recorded(store) == [("requests", 1, "Count", said)]
+
+
+def test_what_belongs_to_no_batch_counts_as_an_error(store: Any) -> None:
+    store.set_request_ids(None)
+    store.add_counter("requests", 1)
+    assert [str(label) for label in store.store[0].dimensions] == ["Level:Error"]
 
 
 def test_an_error_is_of_its_own_level(store: Any) -> None:
@@ -169,11 +182,21 @@ def test_a_metric_starts_again_and_tells_all(store: Any) -> None:
 def test_no_such_metric_and_no_such_definition(store: Any) -> None:
     from ts.metrics.metric_cache_errors import MetricsCacheKeyError, MetricsCacheTypeError
 
-    with pytest.raises(MetricsCacheKeyError, match="named calls"):
+    with pytest.raises(MetricsCacheKeyError, match="name 'calls' doesn't exist"):
         store.get_metric("calls")
-    for wrong in ((1, "count"), ("calls", None), ("calls", "count", [], "counter")):
+    for unknown in ((1,), ("calls", "counter")):
         with pytest.raises(MetricsCacheTypeError, match="must be a"):
+            store.get_metric(*unknown)
+    for wrong in (
+        (1, "count"),
+        ("calls", None),
+        ("calls", "count", [], "counter"),
+        ("calls", "count", "Kind"),
+        ("calls", "count", 1),
+    ):
+        with pytest.raises(MetricsCacheTypeError, match=r"(must|should) be a"):
             store.add_metric_to_cache(*wrong)
+    assert store.cache_keys() == []
 
 
 def yaml_store(tmp_path: Path, text: str) -> Any:
@@ -195,22 +218,35 @@ def test_definitions_come_from_a_file(tmp_path: Path) -> None:
           gauge:
             - {name: RequestBatchSize, unit: count, dimensions: [*name]}
           counter:
+            - {name: calls, unit: count, dimensions:}
+          histogram:
         """,
     )
     store.initialize_cache()
-    store.get_metric("RequestBatchSize", MetricTypes.GAUGE).add_or_update(4, ["m"])
-    assert recorded(store) == [("RequestBatchSize", 4, "Count", None)]
+    assert store.cache_keys() == ["gauge:RequestBatchSize", "counter:calls"]
+    assert store.get_metric("RequestBatchSize", MetricTypes.GAUGE).dimension_names == ["ModelName"]
+    assert store.get_metric("calls").dimension_names == []
+
+
+def test_a_store_that_a_handler_makes_for_itself_logs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = yaml_store(tmp_path, "model_metrics:")
+    with caplog.at_level(logging.INFO):
+        store.add_time("load", 2)
+    assert "[METRICS]load.Milliseconds:2|#Level:Error|#hostname:" in caplog.text
+    assert store.store == []
 
 
 @pytest.mark.parametrize(
     ("text", "error", "match"),
     [
-        ("a: 1", "Key", "no section model_metrics"),
-        ("- a", "Key", "no section model_metrics"),
-        ("model_metrics:", "Value", "empty"),
+        ("a: 1", "Key", "'model_metrics' key not found"),
+        ("- a", "Key", "'model_metrics' key not found"),
+        ("model_metrics:", "Value", "Missing `model_metrics`"),
         ("model_metrics: {sum: [{}]}", "Key", "sum is not a metric type: counter, gauge, histogram"),
-        ("model_metrics: {gauge: [{name: a, unit: b}]}", "Key", "has no 'dimensions'"),
-        ("model_metrics: {gauge: [{name: a, unit: b, dimensions: c}]}", "Type", "not a list"),
+        ("model_metrics: {gauge: [{name: a, unit: b}]}", "Key", "not found in cache spec: 'dimensions'"),
+        ("model_metrics: {gauge: [{name: a, unit: b, dimensions: c}]}", "Type", "should be a list"),
         ("model_metrics: {gauge: [{name: 1, unit: b, dimensions: []}]}", "Type", "must be a str"),
     ],
 )
@@ -226,7 +262,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     from ts.metrics.metric_cache_errors import MetricsCacheIOError, MetricsCachePyYamlError
     from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 
-    with pytest.raises(MetricsCacheIOError, match="cannot read"):
+    with pytest.raises(MetricsCacheIOError, match="Error reading file"):
         MetricsCacheYamlImpl(str(tmp_path / "gone.yaml"))
-    with pytest.raises(MetricsCachePyYamlError, match="cannot parse"):
+    with pytest.raises(MetricsCachePyYamlError, match="Error parsing file"):
         yaml_store(tmp_path, "a: [")

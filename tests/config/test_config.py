@@ -44,6 +44,7 @@ KEYS = {  # key → (text, field, value)
     "keystore_type": ("JKS", "keystore_type", "JKS"),
     "private_key_file": ("/e", "private_key_file", Path("/e")),
     "certificate_file": ("/f", "certificate_file", Path("/f")),
+    "default_service_handler": ("service.py:handle ", "default_service_handler", "service.py:handle"),
     "service_envelope": ("kservev2", "service_envelope", "kservev2"),
     "install_py_dep_per_model": ("true", "install_py_dep_per_model", True),
     "blacklist_env_vars": (".*USER.*|.*PASS.*", "blacklist_env_vars", ".*USER.*|.*PASS.*"),

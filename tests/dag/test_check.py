@@ -1,5 +1,6 @@
 """Checking names every fault with its place, in whatever the specification comes in."""
 
+import json
 import textwrap
 import zipfile
 from pathlib import Path
@@ -39,6 +40,15 @@ def workflow(directory: Path, spec: str = SPEC, handler: str = HANDLER) -> Path:
     return pack_workflow(
         WorkflowArchiveOptions("w", directory / "w.yaml", directory / "h.py", export_path=directory)
     )
+
+
+@pytest.mark.parametrize(("model", "said"), [({"handler": "h.py"}, []), ({}, ["warning"])])
+def test_a_model_without_a_handler_takes_the_servers(tmp_path, model, said):
+    (tmp_path / "MAR-INF").mkdir()
+    (tmp_path / "MAR-INF/MANIFEST.json").write_text(json.dumps({"model": {"modelName": "m", **model}}))
+    found = check_file(tmp_path)
+    assert [each.severity for each in found] == said
+    assert all("default_service_handler" in each.message for each in found)
 
 
 @pytest.mark.parametrize("functions", [None, ("prepare", "vote"), HandlerNames(frozenset(), complete=True)])

@@ -102,7 +102,7 @@ def test_it_is_about_the_file_that_is_named(store):
         ("vmargs=-Xmx4g", "note", "ignored: there is no Java here"),
         ("number_of_gpu=2", "warning", "ignored: workers are given no GPU"),
         ("load_models=all", "warning", "ignored: models outside workflows are not served here"),
-        ("default_service_handler=a.py", "warning", "ignored: every archive names its own handler"),
+        ("default_service_handler=a.py", "ok", "used"),
         ("job_queue_sizes=5", "warning", "did you mean job_queue_size?"),
         ("NUM_WORKERS=5", "warning", "remove it"),
         ("job_queue_size=many", "error", "expected a whole number, not 'many'"),
@@ -225,6 +225,18 @@ def test_default_handlers(store):
     assert ("ok", "model", "m.mar") in doctor()
     rewrite(store / "m.mar", "MAR-INF/MANIFEST.json", lambda text: text.replace(b"classifier", b"clasifier"))
     assert "neither in the archive nor a default handler" in doctor()["error", "model", "m.mar"][0]
+
+
+def test_a_model_whose_manifest_names_no_handler(store):
+    pack(store, "w", chain("m", settings=ONE))
+    model(store)
+    nameless = json.dumps({"runtime": "python"}).encode()
+    rewrite(store / "m.mar", "MAR-INF/MANIFEST.json", lambda _: nameless)
+    assert "set default_service_handler" in doctor()["error", "model", "m.mar"][0]
+    said = doctor("model_store=store\ndefault_service_handler=/opt/handler.py:handle")
+    assert said["ok", "model", "m.mar"] == ["model m 1.0 will run"]
+    said = doctor("model_store=store\ndefault_service_handler=other.py")
+    assert "its handler other.py is neither" in said["error", "model", "m.mar"][0]
 
 
 def test_an_onnx_model_without_its_runtime(store, monkeypatch):

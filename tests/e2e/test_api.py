@@ -85,6 +85,7 @@ def test_pages(server):
     ("parameters", "status", "kind", "message"),
     [
         ({}, 400, "BadRequestException", "Parameter url is required."),
+        ({"url": ""}, 404, "WorkflowNotFoundException", "Workflow not found at: "),
         (
             {"url": "none.war"},
             404,
@@ -120,7 +121,35 @@ def test_registration_is_refused(server, parameters, status, kind, message):
     assert server.call("GET", "/workflows").json() == before
 
 
-@pytest.mark.parametrize("body", [b"{", b"[]", b'{"url": 3}', b""])
+@pytest.mark.parametrize(
+    "odd", ["%", "%zz", "%00", "%ff%fe", "%C3%28", "%0d%0aX:%20y", "%F0%9F%98%80", "a" * 5000]
+)
+def test_odd_names_are_those_of_nobody(server, odd):
+    for method, path in (
+        ("GET", f"/workflows/{odd}"),
+        ("DELETE", f"/workflows/{odd}"),
+        ("GET", f"/models/{odd}"),
+        ("POST", f"/workflows?url={odd}"),
+    ):
+        response = server.call(method, path)
+        assert (response.status_code, error_of(response)[0].endswith("NotFoundException")) == (404, True)
+        assert "x" not in response.headers
+
+
+@pytest.mark.parametrize("odd", ["%00", "a%0ab", "a%2Fb", "a" * 5000])
+def test_odd_names_cannot_be_registered(server, odd):
+    response = server.call("POST", f"/workflows?url=upper.war&workflow_name={odd}")
+    assert (response.status_code, error_of(response)[0]) == (400, "BadRequestException")
+
+
+def test_a_digest_that_is_no_text_is_not_overlooked(server):
+    for digest in ([], 0, False, {}):
+        body = {"url": "upper.war", "workflow_name": "unchecked", "sha256": digest}
+        response = server.call("POST", "/workflows", json=body)
+        assert (response.status_code, error_of(response)[0]) == (400, "BadRequestException")
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b'{"url": 3}', b'{"url": null}', b""])
 def test_a_json_registration_that_is_none(server, body):
     response = server.call("POST", "/workflows", content=body, headers={"content-type": "application/json"})
     assert response.status_code == 400

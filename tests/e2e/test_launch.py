@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -134,22 +133,3 @@ def test_help_is_light():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-
-
-def test_the_example_line_is_printed_once_the_workflow_is_ready(tmp_path, store):
-    body = tmp_path / "a body"
-    body.write_bytes(b"abc")
-    server = Server(tmp_path, store, load_workflows="upper.war")
-    server.command = lambda: [
-        str(HEAD / "wfserve"),
-        "serve",
-        "--ts-config",
-        str(server.config),
-        "--try",
-        f"upper={body}",
-    ]
-    with server:
-        line = server.wait_for("^curl ").rstrip("\n")
-        answer = subprocess.run(line, shell=True, capture_output=True, check=True, timeout=30)
-        assert answer.stdout == b"ABC"
-    assert Path(body).exists()

@@ -51,6 +51,8 @@ class Model:
             os._exit(1)
         if word == "hang":
             time.sleep(60)
+        if word == "id":
+            return context.get_request_id(index)
         if word == "headers":
             return dict(context.get_all_request_header(index))
         if isinstance(word, str):
@@ -150,6 +152,14 @@ def test_the_handler_sees_what_was_asked(alone, path, explain, url_path):
     seen = call(alone, path, b"headers", **sent).json()
     assert {"explain": explain, "url_path": url_path, "x-own": "1"}.items() <= seen.items()
     assert seen["body"] == {"content-type": "x/y"}
+
+
+@pytest.mark.parametrize("given", [None, "mine", "11111111-2222-3333-4444-AAAAAAAAAAAA"])
+def test_a_handler_knows_the_request_by_its_uuid(alone, given):
+    response = call(alone, "/predictions/alone__m", b"id", **({"x_request_id": given} if given else {}))
+    answered = response.headers["x-request-id"]
+    assert answered == given or given is None
+    assert (response.text == answered.lower()) is (given != "mine")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,10 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from wfserve.http import server as server_module
+from wfserve.http.refusal import OwnAnswers
 from wfserve.http.server import ServerSettings, serve
+
+NOTHING = OwnAnswers()
 
 
 class App:
@@ -168,7 +171,7 @@ async def heard(client):
 
 
 @asynccontextmanager
-async def serving(app=None, *, listener=None, **settings):
+async def serving(app=None, *, listener=None, own=NOTHING, **settings):
     """A running server; when the block ends it has stopped, and no connection is left."""
     app = app or App()
     if listener is None:
@@ -184,7 +187,7 @@ async def serving(app=None, *, listener=None, **settings):
     original, server_module.Server = server_module.Server, Watched
     try:
         async with trio.open_nursery() as nursery:
-            run = partial(serve, app, [listener], ServerSettings(**settings), stop=stop)
+            run = partial(serve, app, [listener], ServerSettings(**settings), stop=stop, own=own)
             await nursery.start(run)
             yield Running(app, listener, stop, made)
             stop.set()

@@ -50,7 +50,7 @@ def test_the_body_arrives(parts, version, keep_alive, declared):
     assert (status, received) == (200, body)
     assert not (kept and until_closed)
     assert kept == (keep_alive and not until_closed)
-    assert (b"connection: close" in said) == (not kept)
+    assert got[b"connection"] == (b"keep-alive" if kept else b"close")
     assert got[b"date"]
 
 
@@ -59,13 +59,13 @@ def test_the_body_arrives(parts, version, keep_alive, declared):
 def test_statuses_without_a_body(method, status):
     said, kept = wire([b"dropped"], method=method, status=status)
     assert kept
-    assert said.endswith(b"GMT\r\n\r\n")
+    assert said.endswith(b"GMT\r\nconnection: keep-alive\r\n\r\n")
 
 
 def test_head_keeps_the_length_and_drops_the_body():
     said, kept = wire([b"abc"], method="HEAD", headers=[(b"content-length", b"3")])
     assert kept
-    assert said.endswith(b"content-length: 3\r\n\r\n")
+    assert said.endswith(b"content-length: 3\r\nconnection: keep-alive\r\n\r\n")
 
 
 def test_a_body_that_is_too_short_costs_the_connection():

@@ -7,6 +7,7 @@ import pytest
 import trio
 
 from tests.http.harness import App, answer, responses, serving, without_changing
+from wfserve.http.refusal import OwnAnswers
 
 G = b"GET /echo HTTP/1.1\r\nHost: x\r\n"
 P = b"POST /echo HTTP/1.1\r\nHost: x\r\n"
@@ -144,6 +145,21 @@ async def test_good_requests(name, autojump_clock):
             assert ended is closed, way
             said[way] = without_changing(received)
     assert said["whole"] == said["byte by byte"]
+
+
+@pytest.mark.parametrize(
+    "name", ["a long head", "another expectation", "a body over the limit", "its own failure"]
+)
+async def test_what_the_server_answers_itself_is_counted_and_has_its_headers(name, autojump_clock):
+    raw, expected = BAD.get(name, (b"GET /error HTTP/1.1\r\nHost: x\r\n\r\n", 500))
+    counted = []
+    async with serving(own=OwnAnswers([(b"x-own", b"1")], counted.append), **LIMITS) as server:
+        said, _ = await server.talk(raw)
+        ((status, headers, _),) = responses(said)
+        assert (status, dict(headers)[b"x-own"], counted) == (expected, b"1", [expected])
+        said, _ = await server.talk(G + b"\r\n")
+        ((_, headers, _),) = responses(said)
+        assert (b"x-own" in dict(headers), counted) == (False, [expected])
 
 
 @pytest.mark.parametrize("name", BAD)

@@ -10,6 +10,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.http.harness import App, heard, responses, serving
 from wfserve.http import server as server_module
+from wfserve.http.refusal import OwnAnswers
 
 G = b"GET /echo HTTP/1.1\r\nHost: x\r\n\r\n"
 WAIT = b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -272,7 +273,8 @@ async def test_a_watcher_that_stays_is_told_when_the_response_is_complete(autoju
 
 
 async def test_connections_over_the_limit_are_turned_away(autojump_clock):
-    async with serving(max_connections=2) as server:
+    counted = []
+    async with serving(own=OwnAnswers([(b"x-own", b"1")], counted.append), max_connections=2) as server:
         with await server.connect() as first, await server.connect() as second:
             await first.send(G)
             await second.send(G)
@@ -281,6 +283,7 @@ async def test_connections_over_the_limit_are_turned_away(autojump_clock):
             assert ended
             ((status, headers, body),) = responses(said)
             assert (status, dict(headers)[b"connection"]) == (503, b"close")
+            assert (dict(headers)[b"x-own"], counted) == (b"1", [503])
             assert json.loads(body)["type"] == "ServiceUnavailableException"
         await wait_all_tasks_blocked()
         said, _ = await server.talk(G)

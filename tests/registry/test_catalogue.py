@@ -55,7 +55,7 @@ async def test_closing_the_registry_ends_what_is_registered(config):
         await opened.register("echo.war", "another name")
 
 
-@pytest.mark.parametrize("name", ["a/b", "..", ".", "line\nbreak", "\0"])
+@pytest.mark.parametrize("name", ["a/b", "..", ".", "line\nbreak", "\0", "a" * 256])
 async def test_a_name_that_cannot_be_in_a_path(config, name):
     async with registry(config) as opened:
         with pytest.raises(BadRequestError):
@@ -296,6 +296,16 @@ async def test_nodes_are_found_by_the_name_they_are_registered_as(config):
         await opened.unregister("a")
         with pytest.raises(ModelNotFoundError):
             opened.node("a__echo")
+
+
+async def test_of_two_nodes_of_one_name_the_first_counts_while_it_is_there(config, store):
+    functions = f"{FUNCTIONS}\nb__echo = echo\n"
+    pack(store, "long", chain("b__echo"), functions)
+    async with registry(config) as opened:
+        first, second = await opened.register("long.war", "a"), await opened.register("echo.war", "a__b")
+        assert opened.node("a__b__echo") == (first, first.blueprint.nodes["b__echo"])
+        await opened.unregister("a")
+        assert opened.node("a__b__echo") == (second, second.blueprint.nodes["echo"])
 
 
 async def test_waiting_for_workers_of_a_workflow_that_leaves(config, store):

@@ -1,12 +1,14 @@
 """What a blueprint says of a node comes from the specification, unless the model knows better."""
 
 import hashlib
+import json
+import zipfile
 from dataclasses import replace
 
 import pytest
 
 from tests.archives import pack
-from tests.registries import registry
+from tests.registries import predict, registry
 from wfserve.archive.pack import ModelArchiveOptions, pack_model
 from wfserve.errors import WorkflowError
 from wfserve.registry.prepare import raise_failures
@@ -73,6 +75,30 @@ async def test_limits_of_the_model_win_over_those_of_the_registration(
         assert limits == expected
         assert model.stage.startup_timeout == model.pool.startup_timeout
         assert (function.response_timeout, function.pool.startup_timeout) == (response or 120, startup or 30)
+
+
+HANDLERLESS = {"runtime": "python", "model": {"modelName": "m", "modelVersion": "3"}}
+
+
+@pytest.mark.parametrize("manifest", [HANDLERLESS, None])
+async def test_the_handler_of_a_model_that_names_none(config, store, manifest):
+    pack_without_handler(store, manifest)
+    async with registry(replace(config, default_service_handler="/opt/service.py:tell")) as opened:
+        workflow = await opened.register("w.war")
+        assert await predict(workflow, b"", opened) == f"w__m {manifest}"
+    async with registry(config) as opened:
+        with pytest.raises(WorkflowError, match=r"Failed to start workers for model w__m version"):
+            await opened.register("w.war")
+
+
+def pack_without_handler(store, manifest):
+    """A workflow `w` of a model `m` that has a file for the server's default handler."""
+    with zipfile.ZipFile(store / "m.mar", "w") as archive:
+        code = "return data and [f'{context.model_name} {context.manifest}' for _ in data]"
+        archive.writestr("service.py", f"def tell(data, context):\n    {code}\n")
+        if manifest is not None:
+            archive.writestr("MAR-INF/MANIFEST.json", json.dumps(manifest))
+    pack(store, "w", "models:\n  m: {url: m.mar}\ndag:\n  m: []\n")
 
 
 async def test_the_digest_of_a_model_is_checked(config, store):

@@ -105,7 +105,7 @@ async def test_without_leave_nothing_is_installed(config, archived):
 async def test_requirements_that_cannot_be_met(config, archived, caplog):
     config = dataclasses.replace(config, install_py_dep_per_model=True)
     async with registry(config) as opened:
-        with pytest.raises(WorkflowError, match="Custom pip package installation failed for model asker"):
+        with pytest.raises(WorkflowError, match="Custom pip package installation failed for model asking__m"):
             await opened.register(archived("there-is-no-such-package"))
         assert "No matching distribution found for there-is-no-such-package" in caplog.text
         assert left_in(config) == []

@@ -280,6 +280,6 @@ def _in_store(kind: _Kind, url: str, store: Path | None) -> Path:
     with suppress(OSError, ValueError):  # too long for a path, or with a zero byte: not there
         if name and kind.accepts(store / name):
             return store / name
-        if name and (store / name).exists():
+        if (store / name).exists():  # an empty name is the store itself, as in TorchServe
             raise kind.not_found(f"{kind.title} not found at: {url}")
     raise kind.not_found(f"{kind.missing}: {url}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,9 +28,13 @@ def names_in(source: str | bytes, filename: str) -> HandlerNames:
     method: a sole one serves every function that the file lacks. Raises `SyntaxError` or `ValueError`.
     """
     try:
-        tree = ast.parse(source, filename)
-    except RecursionError:
+        with warnings.catch_warnings(action="ignore"):  # of the code's own style
+            return _names_of(ast.parse(source, filename))
+    except (RecursionError, MemoryError):  # MemoryError is what the parser says of its own stack
         raise ValueError("the file is nested too deeply") from None
+
+
+def _names_of(tree: ast.Module) -> HandlerNames:
     names = frozenset(name for statement in _top_level(tree.body) for name in _bound_by(statement))
     return HandlerNames(names, not (_is_dynamic(tree) or "__getattr__" in names or _has_handler_class(tree)))
 

@@ -45,7 +45,7 @@ def read_manifest(file: Path, invalid: Invalid) -> Manifest:
 
 
 def section_of(manifest: Manifest, name: str, invalid: Invalid) -> Manifest:
-    """Return the object called `name`. Raises `invalid`, with TorchServe's text if it is missing."""
+    """Return the object called `name`. Raises `invalid`, with TorchServe's text if it is missing or null."""
     section = manifest.get(name)
     if section is None:
         raise invalid(f"Missing {name.capitalize()} entry in manifest file.")

@@ -19,13 +19,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DEFAULT_VERSION = "1.0"
-DEFAULT_HANDLER = "default_service_handler"
 PYTHON_RUNTIMES = ("python", "python3")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelArchive:
-    """A model archive on disk, ready to be loaded by a worker."""
+    """A model archive on disk, ready to be loaded by a worker. What its manifest lacks may be empty."""
 
     name: str
     version: str
@@ -55,19 +54,17 @@ def open_model(path: Path, into: Path, limits: ExtractLimits | None = None) -> M
 def read_model(directory: Path) -> ModelArchive:
     """Read an unpacked model archive in place; a sole subdirectory is descended into.
 
-    Raises `InvalidModelError`.
+    As in TorchServe, all of the manifest may be missing. Raises `InvalidModelError`.
     """
     directory = _descend(directory)
     manifest = read_manifest(directory / MODEL_MANIFEST, InvalidModelError)
-    model = section_of(manifest, "model", InvalidModelError)
-    name = text_of(model, "modelName", InvalidModelError)
-    if name is None:
-        raise InvalidModelError("Model name is not defined.")
+    model = section_of({"model": {}, **manifest}, "model", InvalidModelError)
+    name = text_of(model, "modelName", InvalidModelError) or ""
     _warn_of_missing(name, manifest)
     return ModelArchive(
         name=name,
         version=text_of(model, "modelVersion", InvalidModelError) or DEFAULT_VERSION,
-        handler=text_of(model, "handler", InvalidModelError) or DEFAULT_HANDLER,
+        handler=text_of(model, "handler", InvalidModelError) or "",
         directory=directory,
         manifest=manifest,
         config=_config_of(directory, model),
@@ -93,7 +90,7 @@ def _runtime_of(manifest: Manifest) -> str:
 def _warn_of_missing(name: str, manifest: Manifest) -> None:
     for key in ("archiverVersion", "createdOn"):
         if manifest.get(key) is None:
-            log.warning("model %s: its manifest has no %s", name, key)
+            log.warning("model %s: its manifest has no %s", name or "without a name", key)
 
 
 def _config_of(directory: Path, model: Mapping[str, Any]) -> dict[str, Any]:

@@ -158,7 +158,7 @@ _Given = dict[str, Any]  # the fields of NodeSettings that a map of the file set
 
 SETTINGS: Mapping[str, tuple[str, Callable[[yaml.Node], Any]]] = {
     "min-workers": ("min_workers", _integer(0, MOST_WORKERS)),
-    "max-workers": ("max_workers", _integer(1, MOST_WORKERS)),
+    "max-workers": ("max_workers", _integer(0, MOST_WORKERS)),
     "batch-size": ("batch_size", _integer(1)),
     "max-batch-delay": ("max_batch_delay_ms", _integer(0)),
     "retry-attempts": ("retry_attempts", _integer(0)),

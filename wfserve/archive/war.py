@@ -72,7 +72,7 @@ def read_workflow(directory: Path) -> WorkflowArchive:
 def read_workflow_manifest(directory: Path) -> WorkflowManifest:
     """Read and check the manifest in TorchServe's order, with its texts. Raises `InvalidWorkflowError`."""
     content = read_manifest(directory / WORKFLOW_MANIFEST, InvalidWorkflowError)
-    workflow = section_of(content, "workflow", InvalidWorkflowError)
+    workflow = section_of({"workflow": {}, **content}, "workflow", InvalidWorkflowError)
     name = text_of(workflow, "workflowName", InvalidWorkflowError)
     if name is None:
         raise InvalidWorkflowError("Workflow name is not defined.")

@@ -1,16 +1,18 @@
 """Values become frames and frames values; a frame says by its kind what it is, whichever mode wrote it.
 
               bytes mode                        native mode               native mode, leaf
-    encode    raw, TEXT, JSON, torch.save       TENSOR, TEXT, BYTES,      BYTES, TEXT, JSON: the server
-                                                OBJECT                    never unpickles
+    encode    raw, TEXT, JSON, TENSOR (leaf:    TENSOR, TEXT, BYTES,      BYTES, TEXT, JSON, or what the
+              as torch.save)                    OBJECT                    client accepts: the server
+                                                                          never unpickles
     decode    bytearray, always                 what the parent returned
 
 Native inputs are views of shared memory, and an output that is a part of an input is handed on where it lies.
+Between nodes a tensor is a tensor in either mode: the container that `torch.save` makes of it is written
+where it is read, into the bytearray that a handler in bytes mode is owed.
 """
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
 from functools import partial
@@ -20,12 +22,16 @@ import numpy as np
 import orjson
 import torch
 
-from wfserve.child import objects
+from wfserve.child import container, media, objects
 from wfserve.child.fault import UNSUPPORTED, NodeError
 from wfserve.child.inputs import address_of
+from wfserve.child.tensors import Sized, write_elements
 from wfserve.transport.frame import MAX_RANK, Kind, object_layout, pack_header, parse_header
+from wfserve.transport.message import MAX_RESPONSE_BYTES
 
 if TYPE_CHECKING:
+    from wfserve.child.context import Headers
+    from wfserve.child.handler import Answer
     from wfserve.child.inputs import Inputs
     from wfserve.transport.base import Descriptor
     from wfserve.transport.message import Ref
@@ -48,22 +54,36 @@ Encoder = Callable[[Any, "Inputs"], Encoded]
 def encoder_for(data_format: str, leaf: bool, archive: objects.Archive) -> Encoder:
     """Return what encodes a node's results. An encoder raises `NodeError` for what cannot be sent."""
     if data_format == "bytes":
-        return encode_bytes
+        return encode_bytes if leaf else encode_bytes_between
     return encode_leaf if leaf else partial(encode_native, archive=archive)
 
 
 def encode_bytes(value: Any, inputs: Inputs | None = None) -> Encoded:
-    """Encode as TorchServe does: bytes raw, str UTF-8, a tensor by `torch.save`, the rest indented JSON."""
+    """Encode as TorchServe does: bytes raw, str UTF-8, a tensor as `torch.save`, the rest indented JSON."""
     if isinstance(value, (bytes, bytearray)):
         return _raw(Kind.BYTES, value)
     if isinstance(value, torch.Tensor):
-        return _raw(Kind.BYTES, save(value))
+        return _sized(container.save(value))
     try:
         if isinstance(value, str):
             return _raw(Kind.TEXT, value.encode())
         return _raw(Kind.JSON, json.dumps(value, indent=2).encode())
     except (TypeError, ValueError, RecursionError):
         raise NodeError(UNSUPPORTED) from None
+
+
+def encode_bytes_between(value: Any, inputs: Inputs) -> Encoded:
+    """Encode for the next node, where a tensor becomes what `torch.save` makes of it, if it has to.
+
+    One that requires a gradient already does here: a frame could not say so.
+    """
+    if isinstance(value, torch.Tensor) and _fits_a_frame(value):
+        return _tensor(value, inputs)
+    return encode_bytes(value)
+
+
+def _fits_a_frame(value: torch.Tensor) -> bool:
+    return container.is_plain(value) and not value.requires_grad and value.dim() <= MAX_RANK
 
 
 def encode_native(value: Any, inputs: Inputs, archive: objects.Archive) -> Encoded:
@@ -88,6 +108,26 @@ def encode_leaf(value: Any, inputs: Inputs) -> Encoded:
         raise NodeError(f"{UNSUPPORTED} {problem}") from None
 
 
+def encode_accepted(answer: Answer, headers: Headers, inputs: Inputs) -> tuple[Encoded, bytes]:
+    """Encode what leaves as the client accepts it; with what is said of the response, which names the type.
+
+    Bytes and text leave as they are, as does the result of a handler that set a content type or a status.
+    Raises `NodeError`, 406 if the client accepts none of what the value can be written in.
+    """
+    value, said = answer.value, orjson.loads(answer.response) if answer.response else {}
+    accept = headers.find("accept")
+    is_ready = isinstance(value, (bytes, bytearray, memoryview, str))
+    if not accept or is_ready or "content_type" in said or "status" in said:
+        return encode_leaf(value, inputs), answer.response
+    mime, written = media.write(value, accept)
+    if written is None:
+        return encode_leaf(value, inputs), answer.response
+    response = orjson.dumps({**said, "content_type": mime})
+    if len(response) > MAX_RESPONSE_BYTES:
+        raise NodeError(f"The response headers are limited to {MAX_RESPONSE_BYTES} bytes.")
+    return _sized(written), response
+
+
 def _json(value: Any) -> bytes:
     try:
         return orjson.dumps(value, default=_listed, option=_JSON_OPTIONS)
@@ -103,6 +143,10 @@ def _listed(value: Any) -> Any:
 
 def _raw(kind: Kind, data: bytes | bytearray | memoryview) -> Encoded:
     return Encoded(pack_header(kind, len(data)), len(data), partial(_copy, data))
+
+
+def _sized(sized: Sized) -> Encoded:
+    return Encoded(pack_header(Kind.BYTES, sized.nbytes), sized.nbytes, sized.write)
 
 
 def _copy(data: bytes | bytearray | memoryview, view: memoryview) -> None:
@@ -131,42 +175,27 @@ def _view(value: memoryview, inputs: Inputs) -> Encoded:
 def _tensor(value: torch.Tensor, inputs: Inputs) -> Encoded:
     header = pack_header(Kind.TENSOR, value.nbytes, objects.DTYPE_NAMES[value.dtype], value.shape)
     place = inputs.locate(value.data_ptr(), value.nbytes) if _is_as_it_lies(value) else None
-    return Encoded(header, value.nbytes, partial(_write_tensor, value), place)
+    return Encoded(header, value.nbytes, partial(write_elements, value), place)
 
 
 def _is_as_it_lies(value: torch.Tensor) -> bool:
     return value.device.type == "cpu" and value.is_contiguous() and not (value.is_conj() or value.is_neg())
 
 
-def _write_tensor(value: torch.Tensor, view: memoryview) -> None:
-    """Write the elements once, from whatever device and strides they have."""
-    if value.numel():
-        bits = objects.bits_of(value)
-        torch.frombuffer(view, dtype=bits.dtype).view(bits.shape).copy_(bits)
-
-
-def save(value: torch.Tensor) -> bytes:
-    """Return what `torch.save` writes; a view never takes the rest of its storage along."""
-    compact = value
-    if value.layout is torch.strided and value.untyped_storage().nbytes() > value.nbytes:
-        compact = value.detach().clone().requires_grad_(value.requires_grad)
-    file = io.BytesIO()
-    torch.save(compact, file)
-    return file.getvalue()
-
-
 def decode_bytes(ref: Ref, inputs: Inputs) -> bytearray:
     """Return an input as the bytes a bytes-mode parent would have sent, whatever its mode."""
     header, view = parse_header(ref.header), inputs.read(ref)
     if header.kind == Kind.TENSOR:
-        return bytearray(save(objects.tensor_of(view, header.dtype, header.shape)))
+        return container.around(view, objects.DTYPES[header.dtype], header.shape)
     if header.kind == Kind.OBJECT:
-        body = memoryview(bytearray(view))
-        encoded = encode_bytes(objects.load(body))
-        data = bytearray(encoded.nbytes)
-        encoded.write(memoryview(data))
-        return data
+        return _written(encode_bytes(objects.load(memoryview(bytearray(view)))))
     return bytearray(view)
+
+
+def _written(encoded: Encoded) -> bytearray:
+    data = bytearray(encoded.nbytes)
+    encoded.write(memoryview(data))
+    return data
 
 
 def decode_native(position: int, ref: Ref, inputs: Inputs) -> Any:

@@ -38,7 +38,12 @@ class Headers(Mapping[str, Any]):
 
     def content_type(self) -> str:
         """Return the content type of the body, empty if the client gave none."""
-        return next((value for name, value in self._parsed().items() if name.lower() == "content-type"), "")
+        return self.find("content-type") or ""
+
+    def find(self, lower: str) -> str | None:
+        """Return the value of a header, whose name is given in lower case; None if the client sent none."""
+        found = (value for name, value in self._parsed().items() if name.lower() == lower)
+        return next((value for value in found if isinstance(value, str)), None)
 
     def _parsed(self) -> dict[str, Any]:
         if self._values is None:
@@ -67,6 +72,16 @@ class Job(NamedTuple):
     row: dict[str, Any]
     direct: bool = False  # a client called this node alone
 
+    @property
+    def describes(self) -> bool:
+        """Whether the handler is to describe itself: there is no row then."""
+        return not self.row and self.direct and asks_to_describe(self.headers)
+
+
+def asks_to_describe(headers: Mapping[str, Any]) -> bool:
+    """Whether headers of a direct call are those of `GET /models/{W__N}?customized=true`."""
+    return headers.get("describe") == "True"
+
 
 def _metrics_store(spec: WorkerSpec) -> Any:
     """Return the store of the worker's metrics, with the definitions of a metrics.yaml if there is one.
@@ -76,7 +91,8 @@ def _metrics_store(spec: WorkerSpec) -> Any:
     if spec.metrics_config is None:
         return importlib.import_module("ts.metrics.metrics_store").MetricsStore({}, spec.name)
     module = importlib.import_module("ts.metrics.metric_cache_yaml_impl")
-    store = module.MetricsCacheYamlImpl(spec.metrics_config, spec.name)
+    store = module.MetricsCacheYamlImpl(spec.metrics_config, spec.name, is_taken=True)
+    store.set_request_ids({})
     store.initialize_cache()
     return store
 

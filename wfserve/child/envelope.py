@@ -75,13 +75,15 @@ class _Joined:
             return []  # which is a wrong length, too
         parts = self._split(results, lengths)
         return [
-            self._envelope.response(index, part, each.repeated)
+            self._closed(index, job, part, each.repeated)
             if self._closes(job)
             else OpenRows(part, each.repeated)
             for index, (job, part, each) in enumerate(zip(jobs, parts, opened, strict=True))
         ]
 
     def _open(self, job: Job) -> OpenRows:
+        if job.describes:
+            return OpenRows([job.row], None)
         if job.direct or not self._spec.parents:
             return OpenRows(*self._envelope.opened(job.row))
         given: list[OpenRows] = list(job.row.values())
@@ -89,6 +91,11 @@ class _Joined:
             return given[0]
         rows = zip(*(each.values for each in given), strict=True)
         return OpenRows([dict(zip(job.row, row, strict=True)) for row in rows], given[0].repeated)
+
+    def _closed(self, index: int, job: Job, part: Any, repeated: Any) -> Any:
+        if job.describes and isinstance(part, list) and len(part) == 1:
+            return part[0]
+        return self._envelope.response(index, part, repeated)
 
     def _closes(self, job: Job) -> bool:
         return job.direct or self._spec.leaf

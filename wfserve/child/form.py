@@ -3,6 +3,8 @@
 multipart/form-data                  each part by its name; file parts decoded by their own content type
 application/x-www-form-urlencoded    each field by its name
 anything else                        `body`: JSON parsed, text* as str, the rest raw
+
+For a native node, a body or a file part that carries tensors (`child.media`) is decoded as well.
 """
 
 from __future__ import annotations
@@ -12,15 +14,18 @@ import logging
 import re
 from email.message import Message
 from email.parser import HeaderParser
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
+from wfserve.child import media
 from wfserve.child.fault import NodeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     Raw = Callable[[memoryview], Any]
+    Read = Callable[[str, memoryview], Any]
 
 log = logging.getLogger(__name__)
 
@@ -33,27 +38,37 @@ class Parameter(NamedTuple):
     content_type: str
 
 
-def parameters(content_type: str, body: memoryview, raw: Raw, *, decode: bool = True) -> list[Parameter]:
+def parameters(
+    content_type: str, body: memoryview, raw: Raw, *, decode: bool = True, tensors: bool = False
+) -> list[Parameter]:
     """Return what a body holds, in order; of parameters with the same name the last counts.
 
-    `raw` makes what a handler sees of undecoded bytes. With `decode` off nothing is parsed as JSON or text.
-    Raises `NodeError` (400) if a multipart body is malformed.
+    `raw` makes what a handler sees of undecoded bytes. With `decode` off nothing is parsed; with `tensors`
+    what carries them is. Raises `NodeError` (400) if a multipart body or what should be tensors is malformed.
     """
-    mime = _mime(content_type)
+    mime = mime_of(content_type)
+    read = partial(_decoded, raw=raw, tensors=tensors) if decode else _ignoring_type(raw)
     if mime == "multipart/form-data":
-        return list(_multipart(content_type, body, raw, decode))
+        return list(_multipart(content_type, body, raw, read))
     if mime == "application/x-www-form-urlencoded":
         return list(_fields(body))
-    return [Parameter("body", _decoded(content_type, body, raw, decode), content_type)]
+    return [Parameter("body", read(content_type, body), content_type)]
 
 
-def _mime(content_type: str) -> str:
+def _ignoring_type(raw: Raw) -> Read:
+    return lambda content_type, body: raw(body)
+
+
+def mime_of(content_type: str) -> str:
+    """Return the media type of a content type, in lower case and without parameters."""
     return content_type.partition(";")[0].strip().lower()
 
 
-def _decoded(content_type: str, body: memoryview, raw: Raw, decode: bool) -> Any:
-    mime = _mime(content_type)
-    if not decode or not (mime == "application/json" or mime.startswith("text")):
+def _decoded(content_type: str, body: memoryview, raw: Raw, tensors: bool) -> Any:
+    mime = mime_of(content_type)
+    if tensors and media.carries_tensors(mime):
+        return media.read(mime, body)
+    if not (mime == "application/json" or mime.startswith("text")):
         return raw(body)
     try:
         text = str(body, "utf-8")
@@ -72,7 +87,7 @@ def _fields(body: memoryview) -> Iterator[Parameter]:
             )
 
 
-def _multipart(content_type: str, body: memoryview, raw: Raw, decode: bool) -> Iterator[Parameter]:
+def _multipart(content_type: str, body: memoryview, raw: Raw, read: Read) -> Iterator[Parameter]:
     """Yield the parts (RFC 7578) of a body, which is searched where it lies and never copied as a whole."""
     boundary = _parameter_of("Content-Type", content_type, "boundary")
     if not boundary:
@@ -87,7 +102,7 @@ def _multipart(content_type: str, body: memoryview, raw: Raw, decode: bool) -> I
             yield Parameter(name, raw(content), "")
         else:
             own_type = str(headers.get("content-type", ""))
-            yield Parameter(name, _decoded(own_type, content, raw, decode), own_type)
+            yield Parameter(name, read(own_type, content), own_type)
 
 
 def _parts(body: memoryview, boundary: bytes) -> Iterator[memoryview]:

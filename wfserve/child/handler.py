@@ -86,6 +86,8 @@ def load_entry(handler: str, context: Any) -> Entry:
     Follows TorchServe: `file.py[:function]`, function `handle` if none is named; without that function, a
     class; without such a module, the default handler of that name. It has been initialised when it returns.
     """
+    if not handler:
+        raise ImportError("the manifest names no handler, and default_service_handler is not set")
     path, _, function = handler.partition(":")
     module = _import(os.path.basename(path).removesuffix(".py"))
     entry: Entry | None = getattr(module, function or "handle", None)

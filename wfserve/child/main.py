@@ -137,6 +137,8 @@ class Worker:
         try:
             if len(answer.response) > MAX_RESPONSE_BYTES:
                 raise NodeError(f"The response headers are limited to {MAX_RESPONSE_BYTES} bytes.")
+            if self._spec.data_format == "native" and (job.direct or self._spec.only_leaf):
+                return codec.encode_accepted(answer, job.headers, inputs)
             encode = self._encode_leaving if job.direct or self._spec.leaf else self._encode_staying
             return encode(answer.value, inputs), answer.response
         except Exception as error:  # a value's own methods may raise anything

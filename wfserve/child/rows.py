@@ -1,15 +1,15 @@
 """A row is what a handler sees of one item: a client's parameters at the start node, else parents' results.
 
-A client that calls a node directly is read as at the start node. One parent's result is `body`; several have
-their DAG names, in the order they arrived.
+A client that calls a node directly is read as at the start node; where it asks the node to describe itself,
+the row is empty. One parent's result is `body`; several have their DAG names, in the order they arrived.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from wfserve.child import codec, form
-from wfserve.child.context import Headers, Job
+from wfserve.child import codec, form, media
+from wfserve.child.context import Headers, Job, asks_to_describe
 from wfserve.child.envelope import joins
 
 if TYPE_CHECKING:
@@ -48,10 +48,23 @@ class Rows:
 
     def _client_row(self, position: int, item: CallItem, headers: Headers) -> dict[str, Any]:
         body = self._body(position, item.inputs[0][1]) if item.inputs else memoryview(bytearray())
+        if item.direct and not body and asks_to_describe(headers):
+            return {}
         raw = _as_it_is if self._native else bytearray
-        found = form.parameters(headers.content_type(), body, raw, decode=self._spec.decode_input_request)
+        decode = self._spec.decode_input_request
+        found = form.parameters(headers.content_type(), body, raw, decode=decode, tensors=self._native)
+        if self._native and decode:
+            found = [self._described(parameter, headers) for parameter in found]
         headers.add_parameters([parameter._replace(value=None) for parameter in found])
         return {parameter.name: parameter.value for parameter in found}
+
+    def _described(self, parameter: form.Parameter, headers: Headers) -> form.Parameter:
+        """Return a body as the tensor that the request's headers say it is, if they do."""
+        dtype = headers.find(media.DTYPE_HEADER) if parameter.name == "body" else None
+        if dtype is None or not media.may_be_described(form.mime_of(parameter.content_type)):
+            return parameter
+        value = media.described(dtype, headers.find(media.SHAPE_HEADER), parameter.value)
+        return parameter._replace(value=value)
 
     def _body(self, position: int, ref: Ref) -> memoryview:
         return self._inputs.borrow(position, ref) if self._native else self._inputs.read(ref)

@@ -23,6 +23,7 @@ class WorkerSpec:
     model_config: Mapping[str, Any] = field(default_factory=dict)  # model-config.yaml
     parents: tuple[str, ...] = ()  # DAG names of the parent nodes; empty for the start node
     leaf: bool = False
+    only_leaf: bool = False  # what it returns is the whole response, in the form that the client accepts
     batch_size: int = 1
     data_format: DataFormat = "bytes"
     copy_inputs: bool = False

@@ -46,6 +46,7 @@ class Config:
     keystore_type: str = "PKCS12"
     private_key_file: Path | None = None
     certificate_file: Path | None = None
+    default_service_handler: str = ""  # of models whose manifests name none
     service_envelope: str = ""  # wraps what handlers get and return: body, json, kserve, kservev2
     install_py_dep_per_model: bool = False
     blacklist_env_vars: str = ""  # a regular expression: variables that workers do not get

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wfserve.archive.diagnostics import Diagnostic, Position, Severity, closest, in_file_order
-from wfserve.archive.extract import ArchiveKind, ExtractLimits, container_of, extract, sniff
+from wfserve.archive.extract import (
+    MODEL_MANIFEST,
+    ArchiveKind,
+    ExtractLimits,
+    container_of,
+    extract,
+    sniff,
+)
 from wfserve.archive.functions import HandlerNames, names_in
 from wfserve.archive.manifest import member_of
 from wfserve.archive.mar import read_model
@@ -76,13 +83,17 @@ def _check_archive(path: Path) -> list[Diagnostic]:
 
 def _check_directory(kind: ArchiveKind, directory: Path, shown: Path) -> list[Diagnostic]:
     if kind is ArchiveKind.MODEL:
-        read_model(directory)
-        return []
+        return [] if read_model(directory).handler else [_no_handler(shown)]
     manifest = read_workflow_manifest(directory)
     filename = str(shown / manifest.spec_file)
     text = decode_spec(member_of(directory, manifest.spec_file, InvalidWorkflowError).read_bytes(), filename)
     functions, broken = _functions_of(directory, manifest, shown)
     return check_spec(text, filename, functions) + broken
+
+
+def _no_handler(shown: Path) -> Diagnostic:
+    what = "the manifest names no handler: the server's default_service_handler is taken"
+    return Diagnostic(str(shown / MODEL_MANIFEST), 1, 1, what, severity="warning")
 
 
 def _functions_of(

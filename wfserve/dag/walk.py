@@ -79,14 +79,17 @@ async def walk(route: Route, request: Request) -> Answer:
     return await _Errand(route, request).run()
 
 
-async def call(route: Route, request: Request, timeout: float | None = None) -> Answer:
+async def call(
+    route: Route, request: Request, timeout: float | None = None, identity: str | None = None
+) -> Answer:
     """Run `request` through a route of one node, which reads it as a client's, whatever its parents are.
 
-    It is tried once: it may wait `timeout` seconds, then run as long, by default the stage's own. Raises what
-    became of the call in TorchServe's words: `NoWorkerError`, or an error with the code of the node's fault,
-    among them the handler's own `PredictionError`.
+    The handler knows it by `identity`, a UUID, by default a new one. It is tried once: it may wait `timeout`
+    seconds, then run as long, by default the stage's own. Raises what became of the call in TorchServe's
+    words: `NoWorkerError`, or an error with the code of the node's fault, among them the handler's own
+    `PredictionError`.
     """
-    return await _Call(route, request, timeout).run()
+    return await _Call(route, request, timeout, identity or new_uuid()).run()
 
 
 class _Errand:
@@ -179,14 +182,15 @@ class _Errand:
 class _Call(_Errand):
     """The state of a call of one node by itself."""
 
-    __slots__ = ("_timeout",)
+    __slots__ = ("_identity", "_timeout")
 
-    def __init__(self, route: Route, request: Request, timeout: float | None) -> None:
+    def __init__(self, route: Route, request: Request, timeout: float | None, identity: str) -> None:
         super().__init__(route, request)
         self._timeout = timeout
+        self._identity = identity
 
     async def _run(self, node: str) -> Done:
-        item = Item(new_uuid(), self._request.headers, self._inputs(node), direct=True)
+        item = Item(self._identity, self._request.headers, self._inputs(node), direct=True)
         try:
             outcome = await self._route.stages[node].attempt(item, timeout=self._timeout)
         except ServiceUnavailableError as refusal:

@@ -129,7 +129,7 @@ class Archives:
 
     def _model(self, path: Path, scratch: Path) -> Iterator[Finding]:
         model = open_model(path, scratch, self._limits)
-        findings = [*self._requirements(model, path), *_handler(model, path, self._installs(model))]
+        findings = [*self._requirements(model, path), *self._handler(model, path)]
         if any(key in model.config for key in ("minWorkers", "maxWorkers")):
             what = "minWorkers and maxWorkers of its model-config.yaml count before the workflow's"
             findings.append(_say("model", path, "note", what))
@@ -139,8 +139,16 @@ class Archives:
             if model.config.get(key)
         ]
         yield from _and_ok(
-            findings, _say("model", path, "ok", f"model {model.name} {model.version} will run")
+            findings, _say("model", path, "ok", f"model {model.name or path.stem} {model.version} will run")
         )
+
+    def _handler(self, model: ModelArchive, path: Path) -> Iterator[Finding]:
+        handler = model.handler or self._config.default_service_handler
+        if handler:
+            yield from _handler(model, handler, path, self._installs(model))
+        else:
+            what = "its manifest names no handler: set default_service_handler to what it was served with"
+            yield _say("model", path, "error", what)
 
     def _installs(self, model: ModelArchive) -> bool:
         return bool(model.requirements_file) and self._config.install_py_dep_per_model
@@ -191,10 +199,10 @@ def _handler_file(archive: WorkflowArchive, path: Path) -> list[Finding]:
     return _imports(archive.directory, module, partial(_say, "workflow", path), installs=False)
 
 
-def _handler(model: ModelArchive, path: Path, installs: bool) -> Iterator[Finding]:
+def _handler(model: ModelArchive, handler: str, path: Path, installs: bool) -> Iterator[Finding]:
     say = partial(_say, "model", path)
-    manifest = model.manifest["model"]
-    name = Path(model.handler.partition(":")[0]).name.removesuffix(".py")
+    manifest = model.manifest.get("model", {})
+    name = Path(handler.partition(":")[0]).name.removesuffix(".py")
     modules = [Path(str(manifest["modelFile"])).stem] if manifest.get("modelFile") else []
     if model.directory.joinpath(f"{name}.py").is_file():
         modules.append(name)
@@ -203,7 +211,7 @@ def _handler(model: ModelArchive, path: Path, installs: bool) -> Iterator[Findin
         if not is_installed("captum"):
             yield say("note", "captum is not installed: install it if clients ask for explanations")
     elif not is_installed(name):
-        yield say("error", f"its handler {model.handler} is neither in the archive nor a default handler")
+        yield say("error", f"its handler {handler} is neither in the archive nor a default handler")
     for module in modules:
         yield from _imports(model.directory, module, say, installs=installs)
     is_onnx = str(manifest.get("serializedFile", "")).endswith(".onnx")

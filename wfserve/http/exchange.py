@@ -119,7 +119,9 @@ class Exchange:
         await self._answer(shown, headers, identity)
 
     async def _answer(self, error: WfserveError, headers: list[tuple[bytes, bytes]], identity: bytes) -> None:
-        headers += common_headers(error.code, identity)
+        own = self._server.own
+        own.counted(error.code)
+        headers += [*common_headers(error.code, identity), *own.headers]
         try:
             await self.send({"type": "http.response.start", "status": error.code, "headers": headers})
             await self.send({"type": "http.response.body", "body": pretty(error.body())})

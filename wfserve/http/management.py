@@ -9,7 +9,7 @@ from quart import Blueprint, Response, request
 
 from wfserve.archive.spec import SHA256
 from wfserve.errors import BadRequestError
-from wfserve.http.parameters import is_true, json_response, number
+from wfserve.http.parameters import is_true, json_response, page
 
 if TYPE_CHECKING:
     from wfserve.registry.catalogue import Registry
@@ -24,7 +24,7 @@ def blueprint(registry: Registry) -> Blueprint:
     async def register() -> Response:
         given = await _parameters()
         url = given.get("url")
-        if not url:
+        if url is None:
             raise BadRequestError("Parameter url is required.")
         if is_true(given.get("s3_sse_kms")):
             raise BadRequestError("Parameter s3_sse_kms is not supported: archives are not fetched from S3.")
@@ -40,10 +40,10 @@ def blueprint(registry: Registry) -> Blueprint:
 
     @routes.get("/workflows")
     async def list_() -> Response:
-        page, following = registry.page(number("limit", 100), number("next_page_token", 0))
+        workflows, following = registry.page(*page())
         listed: dict[str, Any] = {} if following is None else {"nextPageToken": str(following)}
         listed["workflows"] = [
-            {"workflowName": workflow.name, "workflowUrl": workflow.blueprint.url} for workflow in page
+            {"workflowName": workflow.name, "workflowUrl": workflow.blueprint.url} for workflow in workflows
         ]
         return json_response(listed)
 
@@ -68,7 +68,8 @@ def _seconds(given: dict[str, Any], name: str) -> float | None:
 
 
 def _digest(given: dict[str, Any]) -> str:
-    text = str(given.get("sha256") or "")
+    value = given.get("sha256")
+    text = "" if value is None else str(value)
     if text and not SHA256.fullmatch(text):
         raise BadRequestError(f"Parameter sha256 is not 64 hexadecimal digits: {text}")
     return text
@@ -85,7 +86,7 @@ async def _parameters() -> dict[str, Any]:
     if not isinstance(body, dict):
         raise BadRequestError("The request body is not a JSON object.")
     for name in ("url", "workflow_name"):
-        if not isinstance(body.get(name, ""), str):
+        if not isinstance(body.get(name) or "", str):
             raise BadRequestError(f"Parameter {name} is not a string.")
     return body
 

@@ -16,7 +16,7 @@ from wfserve.archive.spec import MOST_WORKERS
 from wfserve.dag.walk import Request
 from wfserve.errors import BadRequestError, NoWorkerError, ServiceUnavailableError
 from wfserve.http.description import document
-from wfserve.http.parameters import is_true, json_response, number
+from wfserve.http.parameters import is_true, json_response, number, page
 from wfserve.registry.catalogue import paged
 from wfserve.transport.frame import Kind
 from wfserve.transport.publish import publish
@@ -63,7 +63,7 @@ def blueprint(registry: Registry) -> Blueprint:
             for plan in workflow.blueprint.nodes.values()
             if plan.url is not None  # function nodes are not listed
         }
-        names, following = paged(sorted(urls), number("limit", 100), number("next_page_token", 0))
+        names, following = paged(sorted(urls), *page())
         listed: dict[str, Any] = {} if following is None else {"nextPageToken": str(following)}
         listed["models"] = [{"modelName": name, "modelUrl": urls[name]} for name in names]
         return json_response(listed)

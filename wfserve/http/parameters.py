@@ -1,6 +1,8 @@
-"""What the Quart routes read from a query, and how they answer: a parameter that cannot be read is a 400."""
+"""What the Quart routes read from a query, and how they answer; a count that cannot be read is a 400."""
 
 from __future__ import annotations
+
+import re
 
 from quart import Response, request
 
@@ -8,6 +10,7 @@ from wfserve.errors import BadRequestError
 from wfserve.http.respond import pretty
 
 ANY_METHOD = ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"]
+_INTEGER = re.compile(r"[+-]?[0-9]{1,10}")
 
 
 def number(name: str, default: int) -> int:
@@ -19,6 +22,16 @@ def number(name: str, default: int) -> int:
         return int(text)
     except ValueError:
         raise BadRequestError(f"Parameter {name} is not a whole number: {text}") from None
+
+
+def page() -> tuple[int, int]:
+    """Return `limit` and `next_page_token` of the query; what is no number counts as not given."""
+    return _lenient("limit", 100), _lenient("next_page_token", 0)
+
+
+def _lenient(name: str, default: int) -> int:
+    text = request.args.get(name, "")
+    return int(text) if _INTEGER.fullmatch(text) else default
 
 
 def is_true(text: object) -> bool:

@@ -41,12 +41,11 @@ JSON = "application/json"
 
 async def predict(registry: Registry, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer one prediction request. Any method, any further path segment; the query is ignored."""
-    await respond(scope, send, _answer(registry, scope, receive))
+    await respond(request_id(scope["headers"]), send, _answer(registry, scope, receive))
 
 
-async def respond(scope: Scope, send: Send, answer: Awaitable[Response | None]) -> None:
+async def respond(identity: bytes, send: Send, answer: Awaitable[Response | None]) -> None:
     """Send what `answer` returns, or what its error deserves; nothing if it is None, the client has gone."""
-    identity = request_id(scope["headers"])
     try:
         response = await answer
     except Gone:

@@ -20,6 +20,8 @@ from wfserve.http.predict import (
     said_by,
     unless_gone,
 )
+from wfserve.http.respond import request_id
+from wfserve.identity import as_uuid
 
 if TYPE_CHECKING:
     from wfserve.http.body import Receive, Scope
@@ -46,15 +48,17 @@ class _Target(NamedTuple):
 
 async def call_node(registry: Registry, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer one request below `PREFIXES`. Any method; the query is ignored."""
-    await respond(scope, send, _answer(registry, scope, receive))
+    identity = request_id(scope["headers"])
+    await respond(identity, send, _answer(registry, scope, receive, as_uuid(identity)))
 
 
-async def _answer(registry: Registry, scope: Scope, receive: Receive) -> Response | None:
+async def _answer(registry: Registry, scope: Scope, receive: Receive, identity: str) -> Response | None:
     target = _target(scope)
     workflow, plan = registry.node(target.name, target.version)
     request = await receive_request(registry, scope, receive, target.headers())
     try:
-        done = await unless_gone(scope, receive, workflow.call_node(plan.node, request))
+        calling = workflow.call_node(plan.node, request, identity=identity)
+        done = await unless_gone(scope, receive, calling)
     except NoWorkerError as refusal:
         raise ServiceUnavailableError(_no_worker(target), retry_after=refusal.retry_after) from refusal
     if done is None:

@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, NamedTuple
+
 from wfserve.errors import BadRequestError, WfserveError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+def _uncounted(_status: int) -> None:
+    """Count nothing."""
+
+
+class OwnAnswers(NamedTuple):
+    """What goes with each answer that the server gives in the application's place."""
+
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    counted: Callable[[int], object] = _uncounted  # is told the status
 
 
 class BadMessageError(BadRequestError):

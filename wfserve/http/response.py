@@ -93,9 +93,7 @@ class Response:
             framing = b"transfer-encoding: chunked\r\n"
         if not self.keep_alive:
             return framing + b"connection: close\r\n\r\n"
-        if self._http_1_0:
-            return framing + b"connection: keep-alive\r\n\r\n"
-        return framing + b"\r\n"
+        return framing + b"connection: keep-alive\r\n\r\n"  # HTTP/1.1 does without, TorchServe does not
 
     def part(self, body: Bytes, *, more: bool) -> Sequence[Bytes]:
         """Return what goes on the wire for a part of the body.

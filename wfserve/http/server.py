@@ -25,6 +25,7 @@ from wfserve.errors import ServiceUnavailableError, WfserveError
 from wfserve.http.connection import Connection, GoneError
 from wfserve.http.exchange import Exchange
 from wfserve.http.head import parse
+from wfserve.http.refusal import OwnAnswers
 from wfserve.http.respond import common_headers, pretty, request_id
 from wfserve.http.response import Response
 
@@ -63,6 +64,7 @@ async def serve(
     settings: ServerSettings,
     *,
     stop: trio.Event,
+    own: OwnAnswers = OwnAnswers(),  # noqa: B008 - it cannot be changed
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve `app` on `listeners`, which are bound (TCP or Unix), and close them.
@@ -70,7 +72,7 @@ async def serve(
     Returns when `stop` is set and every accepted request has been answered, or cancelled after
     `settings.stop_timeout` seconds. Idle connections are closed at once, the others after their answer.
     """
-    server = Server(app, settings)
+    server = Server(app, settings, own)
     try:
         for listener in listeners:
             listener.setblocking(False)
@@ -96,9 +98,10 @@ async def serve(
 class Server:
     """What the connections of one `serve` share."""
 
-    def __init__(self, app: App, settings: ServerSettings) -> None:
+    def __init__(self, app: App, settings: ServerSettings, own: OwnAnswers) -> None:
         self._app = app
         self.settings = settings
+        self.own = own
         self.stopping = False
         self.soon = 0.0
         self.date = b""  # the header line
@@ -178,9 +181,7 @@ class Server:
         """Answer 503 without a task and without waiting, or not at all."""
         with sock:
             try:
-                sock.send(
-                    _refusal(ServiceUnavailableError("The server has too many connections."), self.date)
-                )
+                sock.send(self._refusal(ServiceUnavailableError("The server has too many connections.")))
             except OSError:
                 log.debug("a connection over the limit has left before its answer")
 
@@ -211,7 +212,7 @@ class Server:
             raw = await connection.head(first_within, settings.header_timeout, settings.max_head_bytes)
             head = None if raw is None else parse(raw, settings.max_headers)
         except WfserveError as error:
-            await connection.write((_refusal(error, self.date),), settings.send_timeout)
+            await connection.write((self._refusal(error),), settings.send_timeout)
             await connection.linger(settings.linger_timeout)
             return False
         if head is None:
@@ -226,6 +227,15 @@ class Server:
         if exchange.unfinished:
             await connection.linger(settings.linger_timeout)
         return False
+
+    def _refusal(self, error: WfserveError) -> bytes:
+        """Return the whole response to what is no request."""
+        self.own.counted(error.code)
+        common = common_headers(error.code, request_id(()))
+        headers = [(b"content-type", b"application/json"), *common, *self.own.headers]
+        body = pretty(error.body())
+        response = Response("GET", "1.1", keep_alive=False)
+        return response.head(error.code, headers, len(body), self.date) + body
 
     async def drain(self, connections: trio.Nursery) -> None:
         """Let the requests under way end, and cancel those that take too long."""
@@ -250,11 +260,3 @@ def _peers(sock: socket.socket, address: Any) -> tuple[Peer, Peer]:
         return None, (str(sock.getsockname()), None)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return address[:2], sock.getsockname()[:2]
-
-
-def _refusal(error: WfserveError, date: bytes) -> bytes:
-    """Return the whole response to what is no request."""
-    headers = [(b"content-type", b"application/json"), *common_headers(error.code, request_id(()))]
-    body = pretty(error.body())
-    response = Response("GET", "1.1", keep_alive=False)
-    return response.head(error.code, headers, len(body), date) + body

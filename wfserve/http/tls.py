@@ -19,6 +19,8 @@ from hypercorn.typing import ConnectionState
 from hypercorn.utils import wrap_app
 
 from wfserve.http.gate import HttpsOnlyError
+from wfserve.http.hypercorn import under_hypercorn
+from wfserve.http.patience import with_body_timeout
 from wfserve.http.respond import common_headers, pretty, request_id
 from wfserve.http.response import Response
 
@@ -43,7 +45,9 @@ async def serve_tls(
     task_status: trio.TaskStatus[None],
 ) -> None:
     """Serve `app` on `listeners`, which are bound, and close them; returns as `server.serve` does."""
-    wrapped, config, context = wrap_app(app, 0, "asgi"), _hypercorn_config(settings), WorkerContext(None)
+    patient = with_body_timeout(app, settings.body_timeout)
+    wrapped, context = wrap_app(under_hypercorn(patient), 0, "asgi"), WorkerContext(None)
+    config = _hypercorn_config(settings)
 
     async def answer(stream: Any) -> None:
         try:

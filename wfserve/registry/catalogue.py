@@ -62,6 +62,7 @@ class Registry:
         self._nursery = nursery
         self._work = config.state_dir / "work"
         self._workflows: dict[str, Workflow] = {}
+        self._nodes: dict[str, tuple[Workflow, NodePlan]] = {}  # by their registered names
         self._reserved: set[str] = set()
         self._loading = 0
         self._all_loaded = trio.Event()
@@ -95,14 +96,12 @@ class Registry:
 
         Raises `ModelNotFoundError`, or `ModelVersionNotFoundError` if it has another version than `version`.
         """
-        for workflow in self:
-            if (plan := workflow.plan(name)) is not None:
-                if version not in (None, plan.version):
-                    raise ModelVersionNotFoundError(
-                        f"Model version: {version} does not exist for model: {name}"
-                    )
-                return workflow, plan
-        raise ModelNotFoundError(f"Model not found: {name}")
+        found = self._nodes.get(name)
+        if found is None:
+            raise ModelNotFoundError(f"Model not found: {name}")
+        if version not in (None, found[1].version):
+            raise ModelVersionNotFoundError(f"Model version: {version} does not exist for model: {name}")
+        return found
 
     def page(self, limit: int, offset: int) -> tuple[list[Workflow], int | None]:
         """Return a page of the workflows by name, and the next offset, as `paged` has it."""
@@ -169,6 +168,7 @@ class Registry:
             nonlocal served
             served = True
             self._workflows[workflow.name] = workflow
+            self._index_nodes()
             task_status.started()
 
         try:
@@ -186,6 +186,15 @@ class Registry:
     def _forget(self, workflow: Workflow) -> None:
         if self._workflows.get(workflow.name) is workflow:
             del self._workflows[workflow.name]
+            self._index_nodes()
+
+    def _index_nodes(self) -> None:
+        """Find nodes by name again; of equal names, `a` with `b__c` and `a__b` with `c`, the first counts."""
+        self._nodes = {
+            plan.worker.name: (workflow, plan)
+            for workflow in reversed(self._workflows.values())
+            for plan in workflow.blueprint.nodes.values()
+        }
 
     async def unregister(self, name: str) -> None:
         """Stop serving a workflow at once, let its requests finish, and return when nothing of it is left."""

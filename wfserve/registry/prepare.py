@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 ARCHIVES_AT_A_TIME = 4  # as many nodes as TorchServe registers at a time
 DEFAULT_VERSION = "1.0"
+LONGEST_NAME = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,8 @@ class Blueprint:
 
 def check_name(name: str) -> str:
     """Return `name` if it can stand in a path of the API."""
+    if len(name) > LONGEST_NAME:
+        raise BadRequestError(f"A workflow's name has at most {LONGEST_NAME} characters.")
     if not name or "/" in name or name in (".", "..") or not name.isprintable():
         raise BadRequestError(f"Workflow name {name!r} cannot be part of a URL.")
     return name
@@ -120,6 +123,7 @@ class _Models:
                 fetched = await self._fetcher.model(spec.url, self._store, spec.sha256)
                 into = self._directory / "models" / spec.name
                 model = await trio.to_thread.run_sync(open_model, fetched.path, into, self._limits)
+                model = replace(model, name=registered)
                 own = self._directory / "packages" / spec.name
                 self._found[spec.name] = Model(model, await install(model, own, allowed=self._may_install))
             except WfserveError as error:
@@ -148,6 +152,7 @@ def _plan(
             name=f"{name}__{node}",
             parents=graph.parents[node],
             leaf=node in graph.leaves,
+            only_leaf=graph.leaves == (node,),
             batch_size=settings[node].batch_size,
             data_format=settings[node].data_format,
             copy_inputs=settings[node].copy_inputs,
@@ -157,7 +162,7 @@ def _plan(
             service_envelope=config.service_envelope,
             metrics_config=str(config.metrics_config.absolute()) if config.metrics_config else None,
             hidden_variables=config.blacklist_env_vars,
-            **_handler_of(archive, node, models.get(node)),
+            **_handler_of(archive, node, models.get(node), config),
         )
         stage = _stage(worker, settings[node], config)
         plans[node] = NodePlan(
@@ -179,7 +184,7 @@ def _number(worker: WorkerSpec, key: str) -> int | None:
     return value if type(value) is int and value > 0 else None  # true is no number
 
 
-def _handler_of(archive: WorkflowArchive, node: str, model: Model | None) -> dict[str, Any]:
+def _handler_of(archive: WorkflowArchive, node: str, model: Model | None, config: Config) -> dict[str, Any]:
     if model is None:
         return {
             "handler": f"{archive.handler}:{node}",
@@ -187,9 +192,9 @@ def _handler_of(archive: WorkflowArchive, node: str, model: Model | None) -> dic
             "is_function": True,
         }
     return {
-        "handler": model.archive.handler,
+        "handler": model.archive.handler or config.default_service_handler,
         "model_dir": str(model.archive.directory),
-        "manifest": model.archive.manifest,
+        "manifest": model.archive.manifest or None,
         "model_config": model.archive.config,
         "python": model.packages.python,
         "packages": model.packages.directory,

@@ -111,11 +111,6 @@ class Workflow:
         with trio.CancelScope(shield=True):  # each of them ends at its next checkpoint, it waits for nothing
             await self._drained(math.inf)
 
-    def plan(self, registered: str) -> NodePlan | None:
-        """Return the plan of the node that is registered as `registered`, `W__N`; None if there is none."""
-        prefix, node = registered[: len(self.name) + 2], registered[len(self.name) + 2 :]
-        return self.blueprint.nodes.get(node) if prefix == f"{self.name}__" else None
-
     async def scaled(self, plan: NodePlan) -> None:
         """Return when a node has the workers that its stage was given by `resize`, and no others.
 
@@ -154,17 +149,20 @@ class Workflow:
             self.measured.ended(outcome, monotonic() - began)
         return answer
 
-    async def call_node(self, node: str, request: Request, timeout: float | None = None) -> Done:
+    async def call_node(
+        self, node: str, request: Request, timeout: float | None = None, identity: str | None = None
+    ) -> Done:
         """Run `request` through one node alone, as TorchServe runs a model.
 
         The node reads the body by the request's content type, wherever it stands in the workflow; what it
         returns is encoded as a leaf's, and the caller releases it. Headers beyond the client's, `explain` and
-        `describe` among them, are part of `request`. It may wait `timeout` seconds, then run as long: by
+        `describe` among them, are part of `request`. The handler knows it by `identity`, a UUID, by default a
+        new one. It may wait `timeout` seconds, then run as long: by
         default its plan's `response_timeout`. Takes the request's payloads over, raises as `dag.walk.call`
         does, and 503 while closing.
         """
         seconds = self.blueprint.nodes[node].response_timeout if timeout is None else timeout
-        answer = await self._answer(request, call(self._alone[node], request, seconds))
+        answer = await self._answer(request, call(self._alone[node], request, seconds, identity))
         return answer.leaves[node]
 
     async def _answer(self, request: Request, walking: Coroutine[Any, Any, Answer]) -> Answer:

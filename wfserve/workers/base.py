@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 class Item:
     """One node job of one request. The pool shares what it needs of the payloads; it owns none of these."""
 
-    request_id: str  # a UUID of its own, as every node job of TorchServe has
+    request_id: str  # a UUID: a new one, as every node job of TorchServe has, or the request's own
     headers: Payload  # the client's headers, a JSON list of [name, value]
     inputs: tuple[tuple[int, Payload], ...]  # (index of the parent node, what it returned), in arrival order
     direct: bool = False  # a client's call of this node alone: its body comes in, what leaves comes out

@@ -173,7 +173,7 @@ def _failed(fault: Fault) -> Failed:
     if fault.kind == "PredictionException":
         return Failed(PredictionError(fault.message, code=fault.code), splittable=fault.splittable)
     if fault.kind == BadRequestError.type:
-        return Failed(BadRequestError(fault.message), splittable=fault.splittable)
+        return Failed(BadRequestError(fault.message, code=fault.code), splittable=fault.splittable)
     if fault.code == OutOfMemoryError.status:
         return Failed(OutOfMemoryError(fault.message), splittable=fault.splittable)
     return Failed(InternalError(fault.message, code=fault.code), splittable=fault.splittable)

@@ -49,6 +49,11 @@ class MicroBatching:
             self._executors[step] = executor
             self._parallelism[step] = threads
 
+    @property
+    def thread_groups(self) -> dict[str, list[str]]:
+        """The names of each step's threads."""
+        return {step: [f"{step}_{index}" for index in range(n)] for step, n in self._parallelism.items()}
+
     def __call__(self, data: Sequence[Any], context: Context) -> list[Any]:
         """Answer a batch, as the handler's own `handle` would."""
         answer: list[Any] = self.handler.answer(data, context, self.handle)

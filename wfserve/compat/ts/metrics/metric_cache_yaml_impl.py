@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from operator import itemgetter
+from typing import Any
 
 import yaml
 
@@ -10,30 +11,33 @@ from .metric_cache_errors import (
     MetricsCacheIOError,
     MetricsCacheKeyError,
     MetricsCachePyYamlError,
-    MetricsCacheTypeError,
     MetricsCacheValueError,
 )
 from .metric_type_enum import MetricTypes
 from .metrics_store import MetricsStore
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+_MODEL_METRICS = "model_metrics"
+_TYPES = tuple(each.value for each in MetricTypes)
+_definition = itemgetter("name", "unit", "dimensions")
 
 
 class MetricsCacheYamlImpl(MetricsStore):
-    """Reads the file when made, and defines its metrics when told to."""
+    """Reads the file when made, and defines its metrics when told to.
 
-    def __init__(self, config_file_path: str, model_name: str = "") -> None:
+    One that a handler makes for itself is not `is_taken`: nobody but it knows of what is recorded.
+    """
+
+    def __init__(self, config_file_path: str, model_name: str = "", *, is_taken: bool = False) -> None:
         """Read the file. Raises `MetricsCacheIOError`, or `MetricsCachePyYamlError` if it is no YAML."""
-        super().__init__({}, model_name)
+        super().__init__(None, model_name, is_taken=is_taken)
         self.config_file_path = config_file_path
         try:
             with open(config_file_path, encoding="utf-8") as file:
-                self._content = yaml.safe_load(file)
+                self._parsed_file = yaml.safe_load(file)
         except OSError as error:
-            raise MetricsCacheIOError(f"cannot read {config_file_path}: {error}") from error
+            raise MetricsCacheIOError(f"Error reading file {config_file_path}: {error}") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise MetricsCachePyYamlError(f"cannot parse {config_file_path}: {error}") from error
+            raise MetricsCachePyYamlError(f"Error parsing file {config_file_path}: {error}") from error
 
     def initialize_cache(self) -> None:
         """Define the metrics that handlers find with `get_metric`.
@@ -41,23 +45,20 @@ class MetricsCacheYamlImpl(MetricsStore):
         Raises `MetricsCacheKeyError` for a section, type or key that is missing or unknown,
         `MetricsCacheValueError` for an empty section, `MetricsCacheTypeError` for a value of the wrong kind.
         """
-        content = self._content if isinstance(self._content, dict) else {}
-        if "model_metrics" not in content:
-            raise MetricsCacheKeyError(f"{self.config_file_path} has no section model_metrics")
-        if not content["model_metrics"]:
-            raise MetricsCacheValueError(f"model_metrics of {self.config_file_path} is empty")
-        for type_name, metrics in content["model_metrics"].items():
+        section = self._parse_metrics_section()
+        if not section:
+            raise MetricsCacheValueError(f"Missing `{_MODEL_METRICS}` specification")
+        for type_name, metrics in section.items():
+            if type_name not in _TYPES:
+                raise MetricsCacheKeyError(f"{type_name} is not a metric type: {', '.join(_TYPES)}")
             for metric in metrics or ():
-                self._define(type_name, metric)
+                try:
+                    name, unit, dimensions = _definition(metric)
+                except KeyError as error:
+                    raise MetricsCacheKeyError(f"Key not found in cache spec: {error}") from None
+                self.add_metric_to_cache(name, unit, dimensions, MetricTypes(type_name))
 
-    def _define(self, type_name: str, metric: Mapping[str, Any]) -> None:
-        names = [each.value for each in MetricTypes]
-        if type_name not in names:
-            raise MetricsCacheKeyError(f"{type_name} is not a metric type: {', '.join(names)}")
-        try:
-            name, unit, dimensions = metric["name"], metric["unit"], metric["dimensions"]
-        except KeyError as error:
-            raise MetricsCacheKeyError(f"a metric of type {type_name} has no {error}") from None
-        if not isinstance(dimensions, list):
-            raise MetricsCacheTypeError(f"the dimensions of {name} are not a list")
-        self.add_metric_to_cache(name, unit, dimensions, MetricTypes(type_name))
+    def _parse_metrics_section(self, key: str = _MODEL_METRICS) -> Any:
+        if not isinstance(self._parsed_file, dict) or key not in self._parsed_file:
+            raise MetricsCacheKeyError(f"'{key}' key not found in yaml file: {key!r}")
+        return self._parsed_file[key]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .caching_metric import CachingMetric
@@ -11,9 +13,9 @@ from .metric_type_enum import MetricTypes
 from .unit import Units
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from .metric import Metric
+
+logger = logging.getLogger(__name__)
 
 TIMES = ("ms", "s")
 SIZES = ("B", "kB", "KB", "MB", "GB")
@@ -23,12 +25,15 @@ class MetricsStore:
     """What `context.metrics` is: handlers add to it, the worker takes what it holds after each batch.
 
     Until it is taken, values of one name, type, request and set of dimensions are one metric, except that a
-    histogram keeps each value.
+    histogram keeps each value. A store that nobody takes from logs each value and keeps none.
     """
 
-    def __init__(self, request_ids: Mapping[int, str] | None, model_name: str) -> None:
+    def __init__(
+        self, request_ids: Mapping[int, str] | None, model_name: str, *, is_taken: bool = True
+    ) -> None:
         self.request_ids = request_ids
         self.model_name = model_name
+        self.is_taken = is_taken
         self.store: list[Metric] = []
         self.cache: dict[MetricTypes, dict[str, CachingMetric]] = {}
         self._known: dict[object, Metric] = {}
@@ -50,19 +55,34 @@ class MetricsStore:
         metric_type: MetricTypes = MetricTypes.COUNTER,
     ) -> CachingMetric:
         """Define a metric, in place of any of that name and type. Raises `MetricsCacheTypeError`."""
-        _expect(metric_name, str, "metric_name")
-        _expect(unit, str, "unit")
-        _expect(metric_type, MetricTypes, "metric_type")
-        metric = CachingMetric(metric_name, unit, dimension_names, metric_type, self._record)
+        _expect(metric_name, str, "`metric_name` must be a str")
+        _expect(unit, str, "`unit` must be a str")
+        _expect_type(metric_type)
+        names = () if isinstance(dimension_names, str) else dimension_names or ()
+        if dimension_names and not (names and isinstance(names, Sequence)):
+            raise MetricsCacheTypeError("`dimension_names` should be a list of dimension name strings")
+        metric = CachingMetric(metric_name, unit, names, metric_type, self._record)
         self.cache.setdefault(metric_type, {})[metric_name] = metric
         return metric
 
     def get_metric(self, metric_name: str, metric_type: MetricTypes = MetricTypes.COUNTER) -> CachingMetric:
-        """Return a defined metric. Raises `MetricsCacheKeyError` if there is none of that name and type."""
+        """Return a defined metric.
+
+        Raises `MetricsCacheKeyError` if there is none of that name and type, `MetricsCacheTypeError` if these
+        are no name and no type.
+        """
+        _expect(metric_name, str, "`metric_name` must be a str")
+        _expect_type(metric_type)
         try:
             return self.cache[metric_type][metric_name]
         except KeyError:
-            raise MetricsCacheKeyError(f"there is no {metric_type} named {metric_name}") from None
+            raise MetricsCacheKeyError(
+                f"Metric of type '{metric_type}' and name '{metric_name}' doesn't exist"
+            ) from None
+
+    def cache_keys(self) -> list[str]:
+        """Return `type:name` of each definition."""
+        return [f"{kind.value}:{name}" for kind, metrics in self.cache.items() for name in metrics]
 
     def add_counter(
         self, name: str, value: float, idx: int | None = None, dimensions: Sequence[Dimension] | None = None
@@ -134,10 +154,20 @@ class MetricsStore:
         dimensions: Sequence[Dimension] | None,
         metric_type: MetricTypes,
     ) -> None:
-        request_id = None if idx is None or self.request_ids is None else self.request_ids.get(idx)
-        defaults = (Dimension("ModelName", self.model_name), Dimension("Level", "Model"))
-        labels = _with_defaults(dimensions, *defaults)
-        self._metric(name, unit, metric_type, labels).update(value, request_id, labels)
+        labels = _with_defaults(dimensions, *self._default_dimensions())
+        self._metric(name, unit, metric_type, labels).update(value, self._request_id(idx), labels)
+
+    def _default_dimensions(self) -> Sequence[Dimension]:
+        if self.request_ids is None:
+            return (Dimension("Level", "Error"),)
+        return Dimension("ModelName", self.model_name), Dimension("Level", "Model")
+
+    def _request_id(self, idx: int | None) -> str | None:
+        """Return the id of one request of the batch, or of all of them if `idx` names none."""
+        ids = self.request_ids
+        if not isinstance(ids, Mapping):  # the one id itself, as tests of handlers have it
+            return ids
+        return ids[idx] if idx is not None and idx in ids else ",".join(ids.values()) or None
 
     def _metric(
         self, name: str, unit: str, metric_type: MetricTypes, labels: Sequence[Dimension]
@@ -148,6 +178,9 @@ class MetricsStore:
         return self.add_metric_to_cache(name, unit, [each.name for each in labels], metric_type)
 
     def _record(self, metric: Metric) -> None:
+        if not self.is_taken:
+            logger.info("[METRICS]%s", metric)
+            return
         if metric.metric_type is MetricTypes.HISTOGRAM:
             self.store.append(metric)
             return
@@ -167,9 +200,13 @@ def _with_defaults(dimensions: Sequence[Dimension] | None, *defaults: Dimension)
     return given + [each for each in defaults if each.name not in names]
 
 
-def _expect(value: object, kind: type, name: str) -> None:
+def _expect(value: object, kind: type, message: str) -> None:
     if not isinstance(value, kind):
-        raise MetricsCacheTypeError(f"{name} must be a {kind.__name__}, not {type(value).__name__}")
+        raise MetricsCacheTypeError(message)
+
+
+def _expect_type(metric_type: object) -> None:
+    _expect(metric_type, MetricTypes, "`metric_type` must be a MetricTypes enum")
 
 
 def _expect_unit(unit: str, units: tuple[str, ...], name: str) -> None:

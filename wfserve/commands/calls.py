@@ -1,0 +1,142 @@
+"""The commands that call a server: each is told which, and shows the token of the API that it calls."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wfserve.client import PATIENCE, Access, Client, key_in, path_of
+from wfserve.commands.group import FILE, USAGE, end, table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Command = Callable[..., None]
+
+TOKEN = "WFSERVE_TOKEN"
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print the server's JSON.")
+
+
+def _calling(api: str, address: str) -> Callable[[Command], Command]:
+    """Give a command the options that say which server it calls and how; it gets a `client` for them."""
+    options = (
+        click.option("--server", default=address, show_default=True, help=f"The server's {api} address."),
+        click.option("--token", help=f"Key of the {api} API; default ${TOKEN}, which nobody else can read."),
+        click.option("--key-file", type=FILE, help="The server's key_file.json, to take the key from."),
+        click.option("--cacert", type=FILE, help="Certificates, PEM, that an https server's may rest on."),
+        click.option("--insecure", is_flag=True, help="Believe any certificate."),
+    )
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def call(server: str, cacert: Path | None, *, insecure: bool, **given: Any) -> None:
+            token = _token(api, given.pop("token"), given.pop("key_file"))
+            timeout = given.pop("timeout", PATIENCE)
+            command(client=Client(server, timeout, Access(token, cacert, insecure)), **given)
+
+        return functools.reduce(lambda decorated, option: option(decorated), reversed(options), call)
+
+    return decorate
+
+
+def _token(api: str, token: str | None, key_file: Path | None) -> str:
+    if token is not None and key_file is not None:
+        raise click.UsageError("give either --token or --key-file")
+    if key_file is not None:
+        return key_in(key_file, api)
+    return os.environ.get(TOKEN, "") if token is None else token
+
+
+_managing = _calling("management", "http://127.0.0.1:8081")
+_inferring = _calling("inference", "http://127.0.0.1:8080")
+
+
+@click.command()
+@click.argument("url")
+@click.option("--name", help="Register under this name instead of the archive's.")
+@click.option("--sha256", help="Digest that the archive must have, 64 hexadecimal digits.")
+@_managing
+@_JSON
+def register(url: str, name: str | None, sha256: str | None, client: Client, *, as_json: bool) -> None:
+    """Register the workflow archive URL: a file of the server's store, or an http(s) address."""
+    given = {"url": url, "workflow_name": name, "sha256": sha256}
+    parameters = {key: value for key, value in given.items() if value}
+    if not as_json and sys.stderr.isatty():
+        click.echo(f"registering {url}: models are being loaded …", err=True)
+    _show(client.status("POST", "/workflows", parameters), as_json=as_json)
+
+
+@click.command("list")
+@_managing
+@_JSON
+def list_(client: Client, *, as_json: bool) -> None:
+    """List the registered workflows."""
+    workflows = client.workflows()
+    if as_json:
+        click.echo(json.dumps({"workflows": workflows}, indent=2))
+    else:
+        table(("NAME", "ARCHIVE"), ((w["workflowName"], w["workflowUrl"]) for w in workflows))
+
+
+@click.command()
+@click.argument("name")
+@_managing
+@_JSON
+def describe(name: str, client: Client, *, as_json: bool) -> None:
+    """Show the settings and the DAG of workflow NAME."""
+    found = client.workflow(name)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        table(("SETTING", "VALUE"), ((key, str(value)) for key, value in found[0].items()))
+
+
+@click.command()
+@click.argument("name")
+@_managing
+@_JSON
+def unregister(name: str, client: Client, *, as_json: bool) -> None:
+    """Stop serving workflow NAME; requests under way are answered first."""
+    _show(client.status("DELETE", path_of("workflows", name)), as_json=as_json)
+
+
+@click.command()
+@click.argument("name")
+@click.argument("file", type=FILE, required=False)
+@click.option("--data", help="The request body as text, instead of FILE.")
+@click.option("--content-type", default="application/octet-stream", show_default=True)
+@click.option("--timeout", default=120.0, show_default=True, help="Seconds to wait for the answer.")
+@_inferring
+def predict(name: str, file: Path | None, data: str | None, content_type: str, client: Client) -> None:
+    """Send FILE (- for standard input) to workflow NAME and print the answer as it is."""
+    body = _body(file, data)
+    answer = client.send("POST", path_of("wfpredict", name), body, content_type)
+    sys.stdout.buffer.write(answer)
+    sys.stdout.buffer.flush()
+    if sys.stdout.isatty() and not answer.endswith(b"\n"):
+        click.echo()
+
+
+def _body(file: Path | None, data: str | None) -> bytes:
+    if (file is None) == (data is None):
+        raise click.UsageError("give either FILE or --data")
+    if data is not None:
+        return data.encode(errors="surrogateescape")  # the bytes that were typed
+    assert file is not None
+    try:
+        return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        end(f"cannot read {file}: {error.strerror}", USAGE)
+
+
+def _show(answer: Any, *, as_json: bool) -> None:
+    click.echo(json.dumps(answer, indent=2) if as_json else answer["status"])
+
+
+COMMANDS = (register, list_, describe, unregister, predict)

@@ -1,0 +1,68 @@
+"""`wfserve archive` takes the flags of TorchServe's archivers, and ends as they do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wfserve.commands.group import FILE, REFUSED, end
+
+if TYPE_CHECKING:
+    from wfserve.errors import WfserveError
+
+
+@click.group(no_args_is_help=False)
+def archive() -> None:
+    """Pack models and workflows into archives, as TorchServe's archivers do."""
+
+
+@archive.command()
+@click.option("--model-name", required=True, help="Name of the model and of the archive.")
+@click.option("--handler", required=True, help="Handler file, or the name of a default handler.")
+@click.option("-v", "--version", required=True, help="Version of the model.")
+@click.option(
+    "--serialized-file", type=FILE, help="Weights (.pt, .pth) or a TorchScript, ONNX or exported program."
+)
+@click.option("--model-file", type=FILE, help="Python file with the one model class, for eager models.")
+@click.option("--extra-files", default="", help="Comma separated files, globs and directories to add.")
+@click.option("--runtime", default="python", show_default=True)
+@click.option("--export-path", type=FILE, default=Path(), help="Where to write; default: here.")
+@click.option(
+    "--archive-format",
+    type=click.Choice(["default", "zip-store", "tgz", "no-archive"]),
+    default="default",
+    show_default=True,
+)
+@click.option("-f", "--force", is_flag=True, help="Overwrite an archive of that name.")
+@click.option("-r", "--requirements-file", type=FILE, help="requirements.txt of the model.")
+@click.option("-c", "--config-file", type=FILE, help="model-config.yaml of the model.")
+def model(**options: Any) -> None:
+    """Pack a model into a .mar; the flags are torch-model-archiver's."""
+    from wfserve.archive.pack import ModelArchiveOptions, PackError, pack_model
+
+    _pack(pack_model, ModelArchiveOptions, PackError, options)
+
+
+@archive.command()
+@click.option("--workflow-name", required=True, help="Name of the workflow and of the archive.")
+@click.option("--spec-file", type=FILE, required=True, help="The specification, YAML.")
+@click.option("--handler", type=FILE, help="Python file with the functions of the DAG, if it has any.")
+@click.option("--extra-files", default="", help="Comma separated files to add.")
+@click.option("--export-path", type=FILE, default=Path(), help="Where to write; default: here.")
+@click.option("-f", "--force", is_flag=True, help="Overwrite an archive of that name.")
+def workflow(**options: Any) -> None:
+    """Pack a workflow into a .war; the flags are torch-workflow-archiver's."""
+    from wfserve.archive.pack import PackError, WorkflowArchiveOptions, pack_workflow
+
+    _pack(pack_workflow, WorkflowArchiveOptions, PackError, options)
+
+
+def _pack(pack: Any, kind: Any, failure: type[WfserveError], options: dict[str, Any]) -> None:
+    """Pack, and exit with 1 on failure as the archivers of TorchServe do."""
+    options["extra_files"] = tuple(filter(None, [options["extra_files"]]))
+    try:
+        click.echo(pack(kind(**options)))
+    except failure as error:
+        end(error.message, REFUSED)
