@@ -141,7 +141,7 @@ async def processes(directory, replicas=1, *, limit=64 * MIB, startup_timeout=PA
     try:
         with ShmTransport(limit) as transport:
             recorder = Recorder()
-            pool = ProcessPool(spec(directory, **more), settings, transport, server, recorder)
+            pool = ProcessPool([spec(directory, **more)], settings, transport, server, recorder)
             async with trio.open_nursery() as nursery:
                 await nursery.start(pool.run)
                 bench = Bench(transport, recorder, pool, nursery)

@@ -14,7 +14,7 @@ import pytest
 from wfserve.child.main import serve
 from wfserve.child.spec import WorkerSpec
 from wfserve.child.surroundings import COMPAT
-from wfserve.transport.base import NOWHERE, Message, MessageKind
+from wfserve.transport.base import NOWHERE, Descriptor, Message, MessageKind
 from wfserve.transport.frame import Kind, pack_header, parse_header
 from wfserve.transport.memory import MemoryTransport
 from wfserve.transport.message import (
@@ -30,10 +30,8 @@ from wfserve.transport.message import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
-
-    from wfserve.transport.base import Descriptor
 
 
 @dataclass
@@ -58,6 +56,7 @@ class Server:
     transport: MemoryTransport = field(default_factory=lambda: MemoryTransport(1 << 26))
     held: list[Any] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
+    scratch: Descriptor = NOWHERE
 
     def lend(self, nbytes: int) -> Descriptor:
         loan = self.transport.arena.loan(nbytes)
@@ -78,29 +77,32 @@ class Server:
         order = parents or tuple(range(len(inputs)))
         return CallItem(str(uuid.uuid4()), encoded, tuple(zip(order, inputs, strict=True)))
 
-    def call(self, tag: int, *items: CallItem, extent: int = 1 << 16) -> Message:
-        call = Call(items, self.lend(extent))
+    def call(self, tag: int, *items: CallItem, extent: int = 1 << 16, **more: Any) -> Message:
+        call = Call(items, self.lend(extent), **more)
         loan = self.transport.arena.loan(call_size(call))
         self.held.append(loan)
         length = encode_call(call, loan.buffer)
         return Message(MessageKind.CALL, tag, loan.descriptor._replace(length=length))
 
-    def run(self, spec: WorkerSpec, *messages: Message) -> list[Message]:
+    def run(
+        self, chain: WorkerSpec | Sequence[WorkerSpec], *messages: Message, homes: Any = ()
+    ) -> list[Message]:
         """Run a child that receives `messages` and a STOP; return what it sent."""
         link, port = self.transport.connect()
+        self.scratch = self.lend(8192)
         for message in (
-            Message(MessageKind.GRANT, 0, self.lend(8192)),
+            Message(MessageKind.GRANT, 0, self.scratch),
             *messages,
             Message(MessageKind.STOP, 0, NOWHERE),
         ):
             link.send(message)
-        serve(spec, port.attach())
+        serve([chain] if isinstance(chain, WorkerSpec) else chain, port.attach(), homes)
         self.messages = link.drain()
         return self.messages
 
-    def batch(self, spec: WorkerSpec, *items: CallItem, extent: int = 1 << 16) -> list[Any]:
+    def batch(self, spec: WorkerSpec, *items: CallItem, extent: int = 1 << 16, **more: Any) -> list[Any]:
         """Run one batch in a fresh child; return its results: `Got` or `Fault`."""
-        _, done = self.run(spec, self.call(1, *items, extent=extent))
+        _, done = self.run(spec, self.call(1, *items, extent=extent, **more))
         return self.results(done)
 
     def reply(self, done: Message) -> Reply:

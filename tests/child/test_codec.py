@@ -52,7 +52,7 @@ NOBODY = objects.Archive("/nonexistent")
 def across(value: Any, *, copied: bool = False) -> Any:
     memory = Memory()
     ref = memory.ref(codec.encode_native(value, Inputs(memory.link), NOBODY))
-    return codec.decode_native(0, ref, Inputs(memory.link, copied=copied))
+    return codec.decode_native(ref, Inputs(memory.link, copied=copied))
 
 
 def same(one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -127,8 +127,8 @@ def test_tensors_that_are_more_than_a_frame_can_say_are_objects(value: torch.Ten
 def test_a_native_tensor_is_a_view_of_shared_memory_unless_copied() -> None:
     memory = Memory()
     ref = memory.ref(codec.encode_native(torch.zeros(4), Inputs(memory.link), NOBODY))
-    shared = codec.decode_native(0, ref, Inputs(memory.link))
-    private = codec.decode_native(0, ref, Inputs(memory.link, copied=True))
+    shared = codec.decode_native(ref, Inputs(memory.link))
+    private = codec.decode_native(ref, Inputs(memory.link, copied=True))
     memory.link.map(ref.descriptor)[0:4] = np.float32(7).tobytes()
     assert shared.tolist() == [7, 0, 0, 0]
     assert private.tolist() == [0, 0, 0, 0]
@@ -182,9 +182,9 @@ def test_tensors_in_an_object_are_views_of_its_body() -> None:
     memory = Memory()
     ref = memory.ref(codec.encode_native({"x": torch.zeros(1000)}, Inputs(memory.link), NOBODY))
     inputs = Inputs(memory.link)
-    value = codec.decode_native(0, ref, inputs)
+    value = codec.decode_native(ref, inputs)
     assert inputs.locate(value["x"].data_ptr(), 4000) is not None
-    assert [watched.position for watched in inputs.kept()] == [0]
+    assert [watched.descriptor for watched in inputs.kept()] == [ref.descriptor]
     del value
     assert inputs.kept() == []
 
@@ -244,14 +244,14 @@ def test_an_object_this_side_cannot_import_is_one_clear_error(monkeypatch: pytes
         patch.setattr(Importable, "__module__", "soon_gone")
         ref = memory.ref(codec.encode_native(Importable(torch.ones(1), ""), Inputs(memory.link), NOBODY))
     with pytest.raises(NodeError, match="soon_gone"):
-        codec.decode_native(0, ref, Inputs(memory.link))
+        codec.decode_native(ref, Inputs(memory.link))
 
 
 def test_parts_of_an_input_are_handed_on_where_they_lie() -> None:
     memory = Memory()
     ref = memory.ref(codec.encode_native(torch.arange(100.0), Inputs(memory.link), NOBODY))
     inputs = Inputs(memory.link)
-    value = codec.decode_native(0, ref, inputs)
+    value = codec.decode_native(ref, inputs)
     segment, offset, _ = ref.descriptor
     for part, place in (
         (value, ref.descriptor),
@@ -272,7 +272,7 @@ def test_raw_inputs_are_handed_on_as_bytes() -> None:
     memory = Memory()
     ref = memory.ref(codec.encode_native(b"0123456789", Inputs(memory.link), NOBODY))
     inputs = Inputs(memory.link)
-    view = codec.decode_native(0, ref, inputs)
+    view = codec.decode_native(ref, inputs)
     encoded = codec.encode_leaf(view[2:], inputs)
     assert encoded.place == ref.descriptor._replace(offset=ref.descriptor.offset + 2, length=8)
     floats = torch.frombuffer(view, dtype=torch.int16)
@@ -288,8 +288,8 @@ def test_a_view_that_is_kept_is_noticed_until_it_is_dropped() -> None:
         lambda view: torch.frombuffer(view, dtype=torch.uint8)[3:],
         lambda view: np.frombuffer(view, dtype=np.int16),
     ):
-        kept = keep(codec.decode_native(3, ref, inputs))
-        assert [watched.position for watched in inputs.kept()] == [3]
+        kept = keep(codec.decode_native(ref, inputs))
+        assert [watched.descriptor for watched in inputs.kept()] == [ref.descriptor]
         del kept
         assert inputs.kept() == []
 
@@ -334,7 +334,7 @@ def test_in_bytes_mode_a_tensor_between_nodes_becomes_a_container_where_it_is_re
         read = codec.decode_bytes(ref, Inputs(memory.link))
         assert type(read) is bytearray
         assert torch.equal(torch.load(io.BytesIO(read), weights_only=True), value)
-        assert torch.equal(codec.decode_native(0, ref, Inputs(memory.link)), value)
+        assert torch.equal(codec.decode_native(ref, Inputs(memory.link)), value)
 
 
 @pytest.mark.parametrize(
@@ -391,7 +391,7 @@ def test_a_native_node_reads_a_bytes_parents_json_and_text() -> None:
     memory = Memory()
     for value in ({"a": [1, "ü"]}, "grüße"):
         ref = memory.ref(codec.encode_bytes(value))
-        assert codec.decode_native(0, ref, Inputs(memory.link)) == value
+        assert codec.decode_native(ref, Inputs(memory.link)) == value
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_a_leaf_answers_as_the_client_accepts(direct: bool, server: Any, archive
     }
     for mime, read in reads.items():
         item = server.item(server.put(X.tobytes()), headers={**BINARY, "Accept": f"{mime}, */*;q=0.1"})
-        (result,) = server.batch(spec, item._replace(direct=direct))
+        (result,) = server.batch(spec, item, direct=direct)
         assert said(result) == {"content_type": mime}
         assert torch.equal(read(result.data), torch.from_numpy(X))
 

@@ -105,7 +105,7 @@ def test_v2_names_and_id_come_back_at_the_leaf(server: Any, archive: Make) -> No
 
 def test_a_later_node_called_directly_speaks_the_protocol(server: Any, archive: Make) -> None:
     spec = archive(SHOW, parents=("a", "b"), service_envelope="kserve")
-    (result,) = server.batch(spec, instances(server, 5, explain="True")._replace(direct=True))
+    (result,) = server.batch(spec, instances(server, 5, explain="True"), direct=True)
     assert result.json() == {"explanations": [["int", 5]]}
 
 
@@ -115,8 +115,8 @@ def test_a_handler_that_is_to_describe_itself_gets_an_empty_row(
     server: Any, archive: Make, envelope: str, data_format: str
 ) -> None:
     spec = archive(REPR, parents=("a",), service_envelope=envelope, data_format=data_format)
-    asking = server.item(server.put(b""), headers={"describe": "True"})._replace(direct=True)
-    (result,) = server.batch(spec, asking)
+    asking = server.item(server.put(b""), headers={"describe": "True"})
+    (result,) = server.batch(spec, asking, direct=True)
     assert result.data.decode() == "{}"
 
 
@@ -131,9 +131,9 @@ def test_who_sends_something_with_that_header_has_to_keep_to_the_protocol(server
     headers = {"describe": "True", "content-type": "application/x-www-form-urlencoded"}
     for direct, sent in ((True, {"x": 1}), (False, {})):
         body = server.put(urlencode(sent).encode())
-        (fault,) = server.batch(spec, server.item(body, headers=headers)._replace(direct=direct))
+        (fault,) = server.batch(spec, server.item(body, headers=headers), direct=direct)
         assert (fault.code, fault.kind) == (400, "PredictionException")
-    (result,) = server.batch(spec, instances(server, 5, describe="True")._replace(direct=True))
+    (result,) = server.batch(spec, instances(server, 5, describe="True"), direct=True)
     assert result.json() == {"predictions": [["int", 5]]}
 
 

@@ -110,7 +110,7 @@ async def test_a_real_worker_process(tmp_path: Path, context: Any) -> None:
     pidfd = os.pidfd_open(os.getpid())
     with ShmTransport(1 << 26) as transport:
         link, port = transport.connect()
-        process = context.Process(target=main.run, args=(spec, port, Carried(pidfd)))
+        process = context.Process(target=main.run, args=([spec], port, Carried(pidfd)))
         process.start()
         try:
             await _converse(transport, link, process, tmp_path)

@@ -221,7 +221,7 @@ async def test_a_call_is_direct_and_made_once(autojump_clock, serving, request_)
 
     async with serving({"a": []}, {"a": work}, retry_attempts=3) as route:
         with pytest.raises(InternalError, match="Prediction failed") as raised:
-            await call(route, request_)
+            await call(route, "a", request_)
     assert raised.value.code == 503
     assert seen == [(True, "in")]
 
@@ -238,7 +238,7 @@ async def test_a_call_is_direct_and_made_once(autojump_clock, serving, request_)
 async def test_a_calls_error_is_the_nodes_own(autojump_clock, serving, request_, error, code, kind):
     async with serving({"a": []}, {"a": failing(error)}) as route:
         with pytest.raises(type(error) if code != 507 else InternalError) as raised:
-            await call(route, request_)
+            await call(route, "a", request_)
     assert raised.value.body() == {"code": code, "type": kind, "message": error.message}
 
 
@@ -253,7 +253,7 @@ async def test_a_call_may_wait_and_then_run_as_long_as_it_was_given(autojump_clo
                 pool.idle = 0
                 nursery.start_soon(_free, route.stages["a"], wait)
             with pytest.raises(InternalError, match=r"^Worker died\.$"):
-                await call(route, request_, 3.0)
+                await call(route, "a", request_, 3.0)
         assert trio.current_time() - began == pytest.approx(wait + 3.0)
 
 
@@ -267,7 +267,7 @@ async def test_a_call_that_waited_too_long_is_out_of_the_queue(autojump_clock, s
     async with serving({"a": []}) as route:
         route.stages["a"].pool.idle = 0
         with pytest.raises(InternalError, match="timed out"):
-            await call(route, request_, 3.0)
+            await call(route, "a", request_, 3.0)
         assert len(route.stages["a"].queue) == 0
         route.stages["a"].pool.idle = 1
 
@@ -275,7 +275,7 @@ async def test_a_call_that_waited_too_long_is_out_of_the_queue(autojump_clock, s
 async def test_a_call_that_finds_no_place(autojump_clock, serving, request_):
     async with serving({"a": []}, queue_size=0) as route:
         with pytest.raises(NoWorkerError) as raised:
-            await call(route, request_)
+            await call(route, "a", request_)
     assert raised.value.retry_after == 1
 
 
@@ -286,7 +286,7 @@ async def test_a_client_that_leaves_takes_its_call_along(autojump_clock, serving
         if queued:
             pool.idle = 0
         with trio.move_on_after(5) as client:
-            await call(route, request_, 60)
+            await call(route, "a", request_, 60)
         assert client.cancelled_caught
         assert len(route.stages["a"].queue) == 0
         for batch in pool.batches:

@@ -82,7 +82,7 @@ async def test_metrics_that_a_file_defines(config, store, tmp_path):
         reported = stage.batch_done
 
         def batch_done(batch, outcomes):
-            seen.append(orjson.loads(batch.metrics))
+            seen.append(orjson.loads(batch.ran[0].metrics))
             reported(batch, outcomes)
 
         stage.batch_done = batch_done

@@ -31,7 +31,7 @@ async def test_worker_counts_of_the_model_win_if_they_make_sense(config, store, 
     pack_configured(store, model_config)
     async with registry(config) as opened:
         plan = (await opened.register("w.war")).blueprint.nodes["m"]
-        assert (plan.pool.min_workers, plan.stage.max_workers) == expected
+        assert (plan.stage.min_workers, plan.stage.max_workers) == expected
         assert (plan.version, plan.stage.batch_size, plan.worker.name) == ("2.5", 4, "w__m")
 
 
@@ -71,10 +71,10 @@ async def test_limits_of_the_model_win_over_those_of_the_registration(
     async with registry(config) as opened:
         workflow = await opened.register("w.war", response_timeout=response, startup_timeout=startup)
         model, function = workflow.blueprint.nodes["m"], workflow.blueprint.nodes["echo"]
-        limits = model.response_timeout, model.pool.startup_timeout, model.stage.queue_size
+        limits = model.response_timeout, model.stage.startup_timeout, model.stage.queue_size
         assert limits == expected
-        assert model.stage.startup_timeout == model.pool.startup_timeout
-        assert (function.response_timeout, function.pool.startup_timeout) == (response or 120, startup or 30)
+        assert model.stage.startup_timeout == model.stage.startup_timeout
+        assert (function.response_timeout, function.stage.startup_timeout) == (response or 120, startup or 30)
 
 
 HANDLERLESS = {"runtime": "python", "model": {"modelName": "m", "modelVersion": "3"}}

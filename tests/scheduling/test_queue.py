@@ -7,10 +7,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wfserve.scheduling.queue import StageQueue, Ticket
+from wfserve.workers.base import Item
+
+
+def new_ticket(arrived, first=0, last=0):
+    return Ticket(Item("", None, (), first, last), float(arrived))
 
 
 def tickets(count):
-    return [Ticket(None, float(number)) for number in range(count)]
+    return [new_ticket(number) for number in range(count)]
+
+
+def test_tickets_of_one_batch_begin_and_end_alike():
+    queue = StageQueue(10)
+    a, b, c, d, e = (
+        new_ticket(n, *route) for n, route in enumerate([(0, 2), (1, 1), (0, 2), (1, 2), (0, 2)])
+    )
+    for each in (a, b, c, d, e):
+        queue.append(each)
+    assert [queue.take(2) for _ in range(5)] == [[a, c], [b], [d], [e], []]
 
 
 def test_new_tickets_in_order_of_arrival():
@@ -50,8 +65,8 @@ def test_a_part_that_is_removed_is_no_part_any_more(removed):
 @given(st.lists(st.sampled_from(["append", "put_back", "take", "remove"]), max_size=60), st.randoms())
 def test_every_ticket_leaves_once(steps, random):
     queue, waiting, left = StageQueue(1000), [], []
-    for number, step in enumerate(steps):
-        fresh = [Ticket(None, float(number)) for _ in range(random.randint(0, 3))]
+    for step in steps:
+        fresh = [new_ticket(0) for _ in range(random.randint(0, 3))]
         if step == "append":
             for ticket in fresh:
                 queue.append(ticket)

@@ -14,12 +14,12 @@ from wfserve.errors import FrameError
 from wfserve.transport import message
 from wfserve.transport.base import NOWHERE, Descriptor
 from wfserve.transport.frame import HEADER_SIZE
-from wfserve.transport.message import Call, CallItem, Fault, LoadFailure, Ref, Reply, Value
+from wfserve.transport.message import Call, CallItem, Fault, LoadFailure, Ran, Ref, Reply, Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-u32, u64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
+u8, u32, u64 = st.integers(0, 255), st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
 descriptors = st.builds(Descriptor, u32, u64, u64)
 refs = st.builds(Ref, st.binary(min_size=HEADER_SIZE, max_size=HEADER_SIZE), descriptors)
 items = st.builds(
@@ -27,28 +27,36 @@ items = st.builds(
     st.uuids().map(str),
     refs,
     st.lists(st.tuples(u32, refs), max_size=3).map(tuple),
-    st.booleans(),
 )
-calls = st.builds(Call, st.lists(items, max_size=4).map(tuple), descriptors)
+calls = st.builds(Call, st.lists(items, max_size=4).map(tuple), descriptors, u8, u8, st.booleans())
 values = st.builds(Value, refs, st.binary(max_size=100))
-faults = st.builds(Fault, st.integers(100, 999), st.text(max_size=16), st.text(max_size=50), st.booleans())
+faults = st.builds(
+    Fault,
+    st.integers(100, 999),
+    st.text(max_size=16),
+    st.text(max_size=50),
+    st.booleans(),
+    u8,
+    st.none() | refs,
+)
 replies = st.builds(
     Reply,
     st.lists(values | faults, max_size=4).map(tuple),
-    st.lists(u32, max_size=3).map(tuple),
-    st.integers(0, 2**64 - 1),
-    st.binary(max_size=100),
+    st.lists(descriptors, max_size=3).map(tuple),
+    st.lists(st.builds(Ran, u64, u32, st.binary(max_size=100)), max_size=3).map(tuple),
 )
-failures = st.builds(LoadFailure, st.integers(100, 999), st.text(max_size=50))
+passed = st.lists(st.tuples(u32, refs), max_size=4)
+failures = st.builds(LoadFailure, st.integers(100, 999), st.text(max_size=50), u8)
 
 REF = Ref(bytes(HEADER_SIZE), NOWHERE)
 CODECS: list[tuple[st.SearchStrategy[Any], Any, Any, Any]] = [
     (calls, message.call_size, message.encode_call, message.decode_call),
     (replies, message.reply_size, message.encode_reply, message.decode_reply),
+    (passed, lambda found: message.passed_size(len(found)), message.encode_passed, message.decode_passed),
     (failures, message.load_failure_size, message.encode_load_failure, message.decode_load_failure),
 ]
 each_codec = pytest.mark.parametrize(
-    ("structures", "size", "encode", "decode"), CODECS, ids=["call", "reply", "load failure"]
+    ("structures", "size", "encode", "decode"), CODECS, ids=["call", "reply", "passed", "load failure"]
 )
 
 
@@ -125,9 +133,9 @@ def test_a_short_view_is_not_written_past(
 
 def test_a_huge_count_is_refused_before_it_is_believed() -> None:
     with pytest.raises(FrameError):
-        message.decode_call(memoryview(struct.pack("<IIQQ", 2**32 - 1, 0, 0, 0)))
+        message.decode_call(memoryview(struct.pack("<IIQQBB?", 2**32 - 1, 0, 0, 0, 0, 0, False)))
     with pytest.raises(FrameError):
-        message.decode_reply(memoryview(struct.pack("<IIQI", 0, 2**32 - 1, 0, 0)))
+        message.decode_reply(memoryview(struct.pack("<IIB", 0, 2**32 - 1, 0)))
 
 
 @pytest.mark.parametrize("request_id", ["", "7", "x" * 36, "a" * 36])
@@ -139,9 +147,7 @@ def test_a_request_id_is_a_uuid(request_id: str) -> None:
 
 def test_a_request_id_takes_16_bytes() -> None:
     one = Call((CallItem(str(uuid.uuid4()), REF, ()),), NOWHERE)
-    assert (
-        message.call_size(one) - message.call_size(Call((), NOWHERE)) == 16 + HEADER_SIZE + 4 + 8 + 8 + 4 + 1
-    )
+    assert message.call_size(one) - message.call_size(Call((), NOWHERE)) == 16 + HEADER_SIZE + 4 + 8 + 8 + 4
 
 
 @pytest.mark.parametrize(("character", "kept"), [("a", 4096), ("é", 2048), ("€", 1365), ("🙂", 1024)])
@@ -172,12 +178,12 @@ def test_a_response_has_a_limit() -> None:
 
 
 def test_metrics_have_a_limit_on_either_side() -> None:
-    longest = Reply((), metrics=bytes(message.MAX_METRICS_BYTES))
+    longest = Reply((), ran=(Ran(metrics=bytes(message.MAX_METRICS_BYTES)),))
     sent = encoded(longest, message.reply_size, message.encode_reply)
     assert message.decode_reply(sent) == longest
-    longer = longest._replace(metrics=bytes(message.MAX_METRICS_BYTES + 1))
+    longer = Reply((), ran=(Ran(metrics=bytes(message.MAX_METRICS_BYTES + 1)),))
     with pytest.raises(ValueError, match="limited"):
         encoded(longer, message.reply_size, message.encode_reply)
-    forged = struct.pack("<IIQI", 0, 0, 0, message.MAX_METRICS_BYTES + 1)
+    forged = struct.pack("<IIBQII", 0, 0, 1, 0, 0, message.MAX_METRICS_BYTES + 1)
     with pytest.raises(FrameError, match="limit"):
         message.decode_reply(memoryview(forged + bytes(message.MAX_METRICS_BYTES + 1)))

@@ -13,11 +13,23 @@ from wfserve.errors import (
     PredictionError,
     ServiceUnavailableError,
 )
+from wfserve.transport import message
 from wfserve.transport.base import NOWHERE, Descriptor, Message, MessageKind
 from wfserve.transport.frame import Kind, pack_header
 from wfserve.transport.memory import MemoryTransport
-from wfserve.transport.message import Fault, Ref, Reply, Value, decode_call, encode_reply, reply_size
-from wfserve.workers.base import Done, Failed
+from wfserve.transport.message import (
+    Fault,
+    Ref,
+    Reply,
+    Value,
+    decode_call,
+    encode_passed,
+    encode_reply,
+    passed_size,
+    reply_size,
+)
+from wfserve.transport.progress import Progress
+from wfserve.workers.base import Done, Failed, Ran
 from wfserve.workers.lease import Lease, ResultSizes, smallest_extent
 
 LIMIT = 1 << 20
@@ -41,9 +53,9 @@ class Exchange:
         self.child.map(place)[:] = data
         return Value(Ref(pack_header(Kind.BYTES, len(data)), place))
 
-    def answer(self, *results, kept=(), at=2048, metrics=b""):
+    def answer(self, *results, kept=(), at=2048, ran=()):
         """Write a reply at `at` of the extent, and have the lease read it."""
-        reply = Reply(results, tuple(kept), metrics=metrics)
+        reply = Reply(results, tuple(kept), tuple(ran))
         place = self.extent._replace(offset=self.extent.offset + at, length=reply_size(reply))
         length = encode_reply(reply, self.child.map(place))
         return self.lease.outcomes(place._replace(length=length))
@@ -130,13 +142,15 @@ def test_a_reply_has_a_result_an_item(exchange, count):
 
 
 def test_a_kept_input_must_exist(exchange):
-    with pytest.raises(FrameError, match="kept"):
-        exchange.answer(exchange.write(b"x"), exchange.write(b"y"), kept=(0, 2))
+    elsewhere_ = exchange.extent._replace(offset=exchange.extent.offset + (1 << 30))
+    with pytest.raises(FrameError, match="lies outside"):
+        exchange.answer(exchange.write(b"x"), exchange.write(b"y"), kept=[elsewhere_])
     assert exchange.lease.kept == []
 
 
 def test_a_kept_input_is_held_once_beyond_the_lease(exchange):
-    outcomes = exchange.answer(exchange.write(b"x"), exchange.write(b"y"), kept=(1, 1))
+    place = exchange.items[1].inputs[0][1].descriptor
+    outcomes = exchange.answer(exchange.write(b"x"), exchange.write(b"y"), kept=[place, place])
     (kept,) = exchange.lease.kept
     exchange.lease.end()
     assert text(kept) == "two"
@@ -200,9 +214,9 @@ def test_a_lie_about_a_length_teaches_nothing(transport):
 def test_what_was_recorded_is_there_unread_and_its_room_is_learned(transport):
     sizes = ResultSizes()
     exchange = Exchange(transport, sizes=sizes)
-    (outcome,) = exchange.answer(exchange.write(b"a"), metrics=b"[" * 1900)
+    (outcome,) = exchange.answer(exchange.write(b"a"), ran=[message.Ran(5, 1, b"[" * 1900)])
     outcome.payload.release()
-    assert exchange.lease.metrics == b"[" * 1900
+    assert exchange.lease.ran == (Ran(5e-9, 1, b"[" * 1900),)
     exchange.end()
     sizes.learn(1, 0)
     assert sizes.extent_for(10) >= 10 * 1900
@@ -213,9 +227,72 @@ def test_a_direct_item_says_so(transport):
     given.direct = True
     lease = Lease(transport.arena, 1, [given], ResultSizes())
     _, port = transport.connect()
-    assert [each.direct for each in decode_call(port.attach().map(lease.call.descriptor)).items] == [True]
+    assert decode_call(port.attach().map(lease.call.descriptor)).direct
     lease.end()
     release(given)
+
+
+def test_an_item_begins_where_it_was(transport):
+    given = item(transport)
+    given.first, given.last = 1, 3
+    lease = Lease(transport.arena, 1, [given], ResultSizes())
+    _, port = transport.connect()
+    call = decode_call(port.attach().map(lease.call.descriptor))
+    assert (call.first, call.last) == (1, 3)
+    lease.end()
+    release(given)
+
+
+def at_steps(exchange, first, last):
+    """Have the exchange's batch be of those steps, as the lease remembers them."""
+    exchange.lease._first, exchange.lease._last = first, last
+
+
+def test_a_fault_says_which_step_and_gives_its_input(exchange):
+    at_steps(exchange, 0, 2)
+    reached = exchange.write(b"half done").ref
+    fault = Fault(503, "InternalServerException", "Prediction failed", step=1, reached=reached)
+    failed, done = exchange.answer(fault, exchange.write(b"x", at=128))
+    exchange.end()
+    assert (failed.step, text(failed.reached)) == (1, "half done")
+    failed.reached.release()
+    done.payload.release()
+
+
+@pytest.mark.parametrize("step", [0, 3])
+def test_a_step_that_did_not_run_cannot_fail(exchange, step):
+    at_steps(exchange, 1, 2)
+    with pytest.raises(FrameError, match="step"):
+        exchange.answer(exchange.write(b"x"), Fault(503, "E", "m", step=step))
+
+
+def test_more_steps_than_there_are(exchange):
+    with pytest.raises(FrameError, match="2 steps"):
+        exchange.answer(exchange.write(b"x"), exchange.write(b"y"), ran=[message.Ran()] * 2)
+
+
+def left(exchange, *entries, at=1024):
+    """What a dead child has left in its extent."""
+    place = exchange.extent._replace(offset=exchange.extent.offset + at, length=passed_size(len(entries)))
+    encode_passed(entries, exchange.child.map(place))
+    return Progress(1, 0, 0.0, place)
+
+
+def test_what_a_dead_child_left_is_published_by_item(exchange):
+    remains = exchange.lease.reached(left(exchange, (1, exchange.write(b"half done").ref)))
+    exchange.end()
+    assert {index: text(payload) for index, payload in remains.items()} == {1: "half done"}
+    remains[1].release()
+    assert exchange.lease.reached(Progress(1, 0, 0.0, None)) == {}
+
+
+@pytest.mark.parametrize("lie", ["item", "ref", "place"])
+def test_lies_of_a_dead_child_are_refused(exchange, lie):
+    outside = exchange.extent._replace(offset=exchange.extent.offset + (1 << 30))
+    ref = Ref(pack_header(Kind.BYTES, 1), outside) if lie == "ref" else exchange.write(b"x").ref
+    seen = left(exchange, (2 if lie == "item" else 0, ref))
+    with pytest.raises(FrameError):
+        exchange.lease.reached(seen._replace(passed=outside) if lie == "place" else seen)
 
 
 def test_what_is_handed_on_needs_no_room(transport):
@@ -223,7 +300,7 @@ def test_what_is_handed_on_needs_no_room(transport):
     before = sizes.extent_for(1)
     exchange = Exchange(transport, bytes(100_000), sizes=sizes)
     whole = exchange.items[0].inputs[0][1].descriptor
-    (outcome,) = exchange.answer(Value(Ref(pack_header(Kind.BYTES, 100_000), whole)))
+    (outcome,) = exchange.answer(Value(Ref(pack_header(Kind.BYTES, 100_000), whole)), at=0)
     outcome.payload.release()
     exchange.end()
     assert sizes.extent_for(1) <= before

@@ -29,7 +29,7 @@ Path = tuple[str, ...]  # names from the root of the document down: ("models", "
 
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
-    """How one node runs; the defaults are TorchServe's, the last three are wfserve's own."""
+    """How one node runs; the defaults are TorchServe's, the last four are wfserve's own."""
 
     min_workers: int = 1
     max_workers: int = 1
@@ -40,6 +40,7 @@ class NodeSettings:
     data_format: Literal["bytes", "native"] = "bytes"
     copy_inputs: bool = False
     isolate: bool = True
+    fuse: bool | None = None  # share workers with the nodes before and behind it; None: as it seems best
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +167,11 @@ SETTINGS: Mapping[str, tuple[str, Callable[[yaml.Node], Any]]] = {
     "data-format": ("data_format", _data_format),
     "copy-inputs": ("copy_inputs", _switch),
     "isolate": ("isolate", _switch),
+    "fuse": ("fuse", _switch),
 }
-FUNCTION_SETTINGS = frozenset({"retry-attempts", "timeout-ms", "data-format", "copy-inputs", "isolate"})
+FUNCTION_SETTINGS = frozenset(
+    {"retry-attempts", "timeout-ms", "data-format", "copy-inputs", "isolate", "fuse"}
+)
 
 
 def _resolve(shared: _Given, own: _Given) -> NodeSettings:

@@ -198,14 +198,14 @@ def _written(encoded: Encoded) -> bytearray:
     return data
 
 
-def decode_native(position: int, ref: Ref, inputs: Inputs) -> Any:
+def decode_native(ref: Ref, inputs: Inputs) -> Any:
     """Return an input as its parent returned it; bytes are a writable memoryview."""
     header = parse_header(ref.header)
     if header.kind == Kind.TEXT:
         return str(inputs.read(ref), "utf-8")
     if header.kind == Kind.JSON:
         return json.loads(str(inputs.read(ref), "utf-8"))
-    view = inputs.borrow(position, ref)
+    view = inputs.borrow(ref)
     if header.kind == Kind.TENSOR:
         return objects.tensor_of(view, header.dtype, header.shape)
     return objects.load(view) if header.kind == Kind.OBJECT else view

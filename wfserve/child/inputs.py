@@ -28,9 +28,8 @@ def address_of(buffer: Buffer) -> int:
 
 
 class Watched(NamedTuple):
-    """A borrowed input: its position over all items of the batch, where it lies, who exports it."""
+    """A borrowed input: where it lies, and who exports it."""
 
-    position: int
     descriptor: Descriptor
     exporter: weakref.ref[Buffer]
 
@@ -40,7 +39,7 @@ class Watched(NamedTuple):
 
 
 class Inputs:
-    """What one batch was given, and where each of it lies."""
+    """What one step of a batch was given, and where each of it lies."""
 
     def __init__(self, link: ChildLink, *, copied: bool = False) -> None:
         self._link = link
@@ -52,12 +51,12 @@ class Inputs:
         """Return a view for the caller to copy from at once; nobody notices if it is kept."""
         return self._link.map(ref.descriptor)
 
-    def borrow(self, position: int, ref: Ref) -> memoryview:
+    def borrow(self, ref: Ref) -> memoryview:
         """Return a writable view for the handler: of shared memory, or of a private copy."""
         if self._copied or not ref.descriptor.length:
             return memoryview(bytearray(self.read(ref)))
         view = self.read(ref)
-        self._watched.append(Watched(position, ref.descriptor, weakref.ref(view.obj)))
+        self._watched.append(Watched(ref.descriptor, weakref.ref(view.obj)))
         return view
 
     def locate(self, address: int, nbytes: int) -> Descriptor | None:
@@ -75,7 +74,7 @@ class Inputs:
         """Note the addresses when they are first asked for: a dead exporter's cannot be a result's."""
         if self._places is None:
             self._places = []
-            for _, descriptor, exporter in self._watched:
+            for descriptor, exporter in self._watched:
                 looked_at = exporter()
                 if looked_at is not None:
                     start = address_of(looked_at)

@@ -1,7 +1,11 @@
 """The worker process: one batch after another is read from lent memory, answered, and written to lent memory.
 
     GRANT (scratch) ──▶ load ──▶ READY, or FAILED with the reason in the scratch extent
-    CALL ──▶ read inputs ──▶ handler ──▶ write results (GROW ──▶ GRANT for more room) ──▶ DONE ──▶ RELEASE …
+    CALL ──▶ step ──▶ … ──▶ step ──▶ DONE ──▶ RELEASE …      a step: read inputs, handler, write results
+                                                             (GROW ──▶ GRANT for more room)
+
+A worker runs a chain of nodes, mostly of one; each is a step. What a step wrote is the next one's input,
+where it lies, so that a step can be tried again by itself, after whatever happened to the worker.
 
 Importing it imports torch and starts nothing, so that a fork server may.
 """
@@ -10,65 +14,68 @@ from __future__ import annotations
 
 import logging
 import time
-import traceback
 from typing import TYPE_CHECKING, Any
 
-from wfserve.child import codec, objects
-from wfserve.child.envelope import joins
-from wfserve.child.fault import NodeError, load_failure_of, sending_fault_of
-from wfserve.child.handler import Handler
+from wfserve.child.fault import load_failure_of
 from wfserve.child.inputs import Inputs
-from wfserve.child.results import Extents, Stopped, write_reply, write_results
-from wfserve.child.rows import Rows
+from wfserve.child.node import Node
+from wfserve.child.results import Extents, Stopped, write_reply
 from wfserve.child.surroundings import settle
+from wfserve.transport import progress
 from wfserve.transport.base import NOWHERE, Message, MessageKind
 from wfserve.transport.message import (
-    MAX_RESPONSE_BYTES,
     Fault,
+    Ran,
     Reply,
     decode_call,
     encode_load_failure,
+    encode_passed,
+    passed_size,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from wfserve.child.codec import Encoded
-    from wfserve.child.context import Job
-    from wfserve.child.handler import Answer
+    from wfserve.child.home import Home
     from wfserve.child.inputs import Watched
     from wfserve.child.spec import WorkerSpec
     from wfserve.transport.base import ChildLink
-    from wfserve.transport.message import Call, Result
+    from wfserve.transport.message import Call, CallItem, Result
 
 log = logging.getLogger(__name__)
 
 
-def run(spec: WorkerSpec, port: Any, server_pidfd: Any) -> None:
-    """Be the worker of `spec` until the server says stop; what `Process` runs.
+def run(chain: Sequence[WorkerSpec], port: Any, server_pidfd: Any) -> None:
+    """Be a worker of the nodes of `chain` until the server says stop; what `Process` runs.
 
     `port` is what `Transport.connect` made for the child; `server_pidfd` is the server's pidfd, a number or
     what carries one (`multiprocessing.reduction.DupFd`).
     """
     pidfd = server_pidfd if isinstance(server_pidfd, int) else server_pidfd.detach()
-    settle(spec, pidfd)
-    serve(spec, port.attach())
+    homes = settle(chain, pidfd)
+    if len(chain) == 1:
+        homes.pop().enter()  # for good
+    serve(chain, port.attach(), homes)
 
 
-def serve(spec: WorkerSpec, link: ChildLink) -> None:
-    """Load the handler and answer batches until told to stop. The surroundings must have been made."""
+def serve(chain: Sequence[WorkerSpec], link: ChildLink, homes: Sequence[Home] = ()) -> None:
+    """Load the handlers and answer batches until told to stop; without `homes`, all where we are."""
     scratch = link.receive()
     if scratch.kind == MessageKind.STOP:
         return
+    view = link.map(scratch.descriptor)
+    nodes: list[Node] = []
     try:
-        handler = Handler(spec)
+        for step, spec in enumerate(chain):
+            nodes.append(Node(spec, link, homes[step] if homes else None))
     except (Exception, SystemExit) as error:
-        log.exception("%s could not be loaded", spec.name)
-        length = encode_load_failure(load_failure_of(error), link.map(scratch.descriptor))
+        log.exception("%s could not be loaded", chain[len(nodes)].name)
+        failure = load_failure_of(error)._replace(step=len(nodes))
+        length = encode_load_failure(failure, view)
         link.send(Message(MessageKind.FAILED, 0, scratch.descriptor._replace(length=length)))
         return
     link.send(Message(MessageKind.READY, 0, NOWHERE))
-    worker = Worker(spec, link, handler)
+    worker = Worker(nodes, link, view)
     try:
         while (message := link.receive()).kind != MessageKind.STOP:
             worker.answer(message)
@@ -77,74 +84,26 @@ def serve(spec: WorkerSpec, link: ChildLink) -> None:
 
 
 class Worker:
-    """Answers batches with a loaded handler, and remembers which inputs it still looks at."""
+    """Answers batches with loaded nodes, and remembers which inputs they still look at."""
 
-    def __init__(self, spec: WorkerSpec, link: ChildLink, handler: Handler) -> None:
-        self._spec = spec
+    def __init__(self, nodes: Sequence[Node], link: ChildLink, scratch: memoryview) -> None:
+        self._nodes = nodes
         self._link = link
-        self._handler = handler
-        archive = objects.Archive(spec.model_dir)
-        self._encode_leaving = codec.encoder_for(spec.data_format, True, archive)
-        between = "native" if joins(spec) else spec.data_format
-        self._encode_staying = codec.encoder_for(between, False, archive)
+        self._scratch = scratch
         self._kept: list[Watched] = []
 
     def answer(self, message: Message) -> None:
         """Answer one CALL."""
-        began = time.perf_counter_ns()
         call = decode_call(self._link.map(message.descriptor))
         extents = Extents(self._link, message.tag, call.extent)
-        inputs = Inputs(self._link, copied=self._spec.copy_inputs)
-        results = self._results(call, inputs, extents)
-        kept = inputs.kept()  # only now: until here the results themselves looked at inputs
-        positions = tuple(watched.position for watched in kept)
-        metrics = self._handler.take_metrics()
-        reply = Reply(tuple(results), positions, time.perf_counter_ns() - began, metrics)
+        batch = _Batch(self._nodes, self._link, self._scratch, message.tag, call, extents)
+        batch.run()
+        kept = [watched for inputs in batch.inputs for watched in inputs.kept()]
+        reply = Reply(tuple(batch.results), tuple(watched.descriptor for watched in kept), tuple(batch.ran))
         place = write_reply(self._link, extents, reply)
         self._link.send(Message(MessageKind.DONE, message.tag, place))
         self._release()
         self._kept += kept
-
-    def _results(self, call: Call, inputs: Inputs, extents: Extents) -> list[Result]:
-        jobs = self._jobs(call, inputs)
-        if not self._spec.is_function:
-            return self._written(jobs, inputs, extents)
-        # One after the other: what a function returned may be overwritten by its next call.
-        return [result for job in jobs for result in self._written([job], inputs, extents)]
-
-    def _written(self, jobs: Sequence[Job | Fault], inputs: Inputs, extents: Extents) -> list[Result]:
-        """Call the handler with those jobs that could be read, and write what it returns."""
-        answers = iter(self._handler.call([job for job in jobs if not isinstance(job, Fault)]))
-        outcomes = [
-            job if isinstance(job, Fault) else self._encoded(job, next(answers), inputs) for job in jobs
-        ]
-        return write_results(self._link, extents, outcomes)
-
-    def _jobs(self, call: Call, inputs: Inputs) -> list[Job | Fault]:
-        rows = Rows(self._spec, inputs)
-        jobs: list[Job | Fault] = []
-        for item in call.items:
-            try:
-                jobs.append(rows.job(item))
-            except NodeError as error:
-                log.error("%s cannot read %s: %s", self._spec.name, item.request_id, str(error))
-                jobs.append(error.fault)
-        return jobs
-
-    def _encoded(self, job: Job, answer: Answer | Fault, inputs: Inputs) -> tuple[Encoded, bytes] | Fault:
-        if isinstance(answer, Fault):
-            return answer
-        try:
-            if len(answer.response) > MAX_RESPONSE_BYTES:
-                raise NodeError(f"The response headers are limited to {MAX_RESPONSE_BYTES} bytes.")
-            if self._spec.data_format == "native" and (job.direct or self._spec.only_leaf):
-                return codec.encode_accepted(answer, job.headers, inputs)
-            encode = self._encode_leaving if job.direct or self._spec.leaf else self._encode_staying
-            return encode(answer.value, inputs), answer.response
-        except Exception as error:  # a value's own methods may raise anything
-            text = traceback.format_exc()
-            log.error("%s cannot send the result of %s\n%s", self._spec.name, job.request_id, text)
-            return sending_fault_of(error)
 
     def _release(self) -> None:
         """Give back inputs of earlier batches that nothing looks at any more."""
@@ -154,3 +113,84 @@ class Worker:
                 self._kept.append(watched)
             else:
                 self._link.send(Message(MessageKind.RELEASE, 0, watched.descriptor))
+
+
+class _Batch:
+    """One batch on its way through the steps of a stage."""
+
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        link: ChildLink,
+        scratch: memoryview,
+        tag: int,
+        call: Call,
+        extents: Extents,
+    ) -> None:
+        self._nodes = nodes
+        self._link = link
+        self._scratch = scratch
+        self._tag = tag
+        self._call = call
+        self._extents = extents
+        self._live: list[tuple[int, CallItem]] = list(enumerate(call.items))
+        self._found: dict[int, Result] = {}
+        self.inputs: list[Inputs] = []
+        self.ran: list[Ran] = []
+
+    @property
+    def results(self) -> list[Result]:
+        """Return a result for each item of the call."""
+        return [self._found[index] for index in range(len(self._call.items))]
+
+    def run(self) -> None:
+        """Run step after step, until the last or until no item is left."""
+        for step in range(self._call.first, self._call.last + 1):
+            if self._live:
+                self._run(step)
+
+    def _run(self, step: int) -> None:
+        began = time.perf_counter_ns()
+        node, call = self._nodes[step], self._call
+        inputs = Inputs(self._link, copied=node.spec.copy_inputs)
+        self.inputs.append(inputs)
+        if step > call.first:
+            self._note_passed(step)
+        items = [item for _, item in self._live]
+        results = node.run(items, inputs, self._extents, self._beginner(step), direct=call.direct)
+        self._sort(step, results)
+        took = time.perf_counter_ns() - began
+        self.ran.append(Ran(took, len(items), node.take_metrics()))
+
+    def _beginner(self, step: int) -> Callable[[int], None]:
+        if len(self._nodes) == 1:  # the server knows
+            return lambda _item: None
+        return lambda item: progress.note(self._scratch, self._tag, step, item)
+
+    def _note_passed(self, step: int) -> None:
+        """List what this step begins with: if the worker dies, it is all that is left of the steps before."""
+        size = passed_size(len(self._live))
+        self._extents.reserve(size)
+        if (place := self._extents.place(size)) is not None:
+            refs = [(index, item.inputs[0][1]) for index, item in self._live]
+            encode_passed(refs, self._link.map(place))
+            progress.note_passed(self._scratch, self._tag, step, place)
+
+    def _sort(self, step: int, results: Sequence[Result]) -> None:
+        """Keep what is final, and make inputs of the rest."""
+        onward: list[tuple[int, CallItem]] = []
+        for (index, item), result in zip(self._live, results, strict=True):
+            if isinstance(result, Fault):
+                reached = item.inputs[0][1] if step > self._call.first else None
+                self._found[index] = result._replace(step=step, reached=reached)
+            elif step == self._call.last:
+                self._found[index] = result
+            else:
+                request_id = following_id(item.request_id)
+                onward.append((index, item._replace(request_id=request_id, inputs=((0, result.ref),))))
+        self._live = onward
+
+
+def following_id(request_id: str) -> str:
+    """Return the id of the next node's job, another UUID, and the same whenever it is run again."""
+    return f"{request_id[:-2]}{(int(request_id[-2:], 16) + 1) % 256:02x}"

@@ -109,7 +109,7 @@ def write_reply(link: ChildLink, extents: Extents, reply: Reply) -> Descriptor:
     extents.reserve(reply_size(reply))
     place = extents.place(reply_size(reply))
     if place is None:
-        reply = reply._replace(metrics=b"")
+        reply = reply._replace(ran=tuple(each._replace(metrics=b"") for each in reply.ran))
         place = extents.place(reply_size(reply))
     if place is None:
         reply = reply._replace(results=(alone(OUT_OF_RESOURCES),) * len(reply.results))

@@ -23,32 +23,30 @@ def _as_it_is(view: memoryview) -> memoryview:
 
 
 class Rows:
-    """Builds the jobs of one batch, counting its inputs over all items as a reply does."""
+    """Builds the jobs of one step of a batch; `direct` says that clients called this node alone."""
 
-    def __init__(self, spec: WorkerSpec, inputs: Inputs) -> None:
+    def __init__(self, spec: WorkerSpec, inputs: Inputs, *, direct: bool) -> None:
         self._spec = spec
         self._inputs = inputs
+        self._direct = direct
         self._native = spec.data_format == "native"
         self._as_returned = self._native or joins(spec)
-        self._position = 0
 
     def job(self, item: CallItem) -> Job:
-        """Return the job of the next item. Raises `NodeError` if its input cannot be read."""
-        start = self._position
-        self._position += len(item.inputs)
+        """Return the job of an item. Raises `NodeError` if its input cannot be read."""
         headers = Headers(bytes(self._inputs.read(item.headers)))
-        if item.direct or not self._spec.parents:
-            return Job(item.request_id, headers, self._client_row(start, item, headers), item.direct)
+        if self._direct or not self._spec.parents:
+            return Job(item.request_id, headers, self._client_row(item, headers), self._direct)
         names = [self._spec.parents[parent] for parent, _ in item.inputs]
         if len(self._spec.parents) == 1:
             names = ["body"]
-        values = [self._value(start + index, ref) for index, (_, ref) in enumerate(item.inputs)]
+        values = [self._value(ref) for _, ref in item.inputs]
         headers.add_parameters([form.Parameter(name, None, "") for name in names])
         return Job(item.request_id, headers, dict(zip(names, values, strict=True)))
 
-    def _client_row(self, position: int, item: CallItem, headers: Headers) -> dict[str, Any]:
-        body = self._body(position, item.inputs[0][1]) if item.inputs else memoryview(bytearray())
-        if item.direct and not body and asks_to_describe(headers):
+    def _client_row(self, item: CallItem, headers: Headers) -> dict[str, Any]:
+        body = self._body(item.inputs[0][1]) if item.inputs else memoryview(bytearray())
+        if self._direct and not body and asks_to_describe(headers):
             return {}
         raw = _as_it_is if self._native else bytearray
         decode = self._spec.decode_input_request
@@ -66,10 +64,10 @@ class Rows:
         value = media.described(dtype, headers.find(media.SHAPE_HEADER), parameter.value)
         return parameter._replace(value=value)
 
-    def _body(self, position: int, ref: Ref) -> memoryview:
-        return self._inputs.borrow(position, ref) if self._native else self._inputs.read(ref)
+    def _body(self, ref: Ref) -> memoryview:
+        return self._inputs.borrow(ref) if self._native else self._inputs.read(ref)
 
-    def _value(self, position: int, ref: Ref) -> Any:
+    def _value(self, ref: Ref) -> Any:
         if self._as_returned:
-            return codec.decode_native(position, ref, self._inputs)
+            return codec.decode_native(ref, self._inputs)
         return codec.decode_bytes(ref, self._inputs)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 DataFormat = Literal["bytes", "native"]
 
@@ -36,3 +36,8 @@ class WorkerSpec:
     hidden_variables: str = ""  # regular expression of environment variables that the handler must not see
     python: str | None = None  # interpreter of the model's own environment; None: a child of the fork server
     packages: str | None = None  # directory its requirements were installed to, first on the import path
+
+
+def stage_name(chain: Sequence[WorkerSpec]) -> str:
+    """Return what the workers that run `chain` are called."""
+    return "+".join(spec.name for spec in chain)

@@ -11,6 +11,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wfserve.child.home import Home
+from wfserve.child.spec import stage_name
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -19,21 +22,34 @@ if TYPE_CHECKING:
 COMPAT = str(Path(__file__).parent.parent / "compat")
 
 
-def settle(spec: WorkerSpec, server_pidfd: int) -> None:
-    """Make the surroundings of a worker; once in a process, before the handler is loaded."""
+def settle(chain: Sequence[WorkerSpec], server_pidfd: int) -> list[Home]:
+    """Make the surroundings of a worker, once in a process; return the homes of its nodes, none entered yet.
+
+    What is said of the process as a whole is the same in all specs of a chain.
+    """
+    name = stage_name(chain)
     os.setpgid(0, 0)
     die_with(server_pidfd)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's; the server decides what ends
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with contextlib.suppress(OSError):  # only a name, for those who look at processes
-        Path("/proc/self/comm").write_text(f"wf:{spec.name}", encoding="utf-8")
+        Path("/proc/self/comm").write_text(f"wf:{name}", encoding="utf-8")
     logging.basicConfig(
         stream=sys.stderr,
         level=logging.INFO,
-        format=f"%(asctime)s %(levelname)s {spec.name.replace('%', '%%')} %(name)s: %(message)s",
+        format=f"%(asctime)s %(levelname)s {name.replace('%', '%%')} %(name)s: %(message)s",
         force=True,
     )
-    enter(spec)
+    hide_variables(chain[0].hidden_variables)
+    set_threads(chain[0].threads)
+    return homes_of(chain)
+
+
+def set_threads(count: int) -> None:
+    """Let torch compute with `count` threads."""
+    import torch
+
+    torch.set_num_threads(count)
 
 
 def die_with(server_pidfd: int) -> None:
@@ -43,21 +59,14 @@ def die_with(server_pidfd: int) -> None:
     _native.watch_parent(server_pidfd)
 
 
-def enter(spec: WorkerSpec) -> None:
-    """Make the archive's directory the working directory, and importable here and in what handlers start.
-
-    Variables whose name is one of `spec.hidden_variables` are gone before any of its code runs.
-    """
-    import torch
-
-    hide_variables(spec.hidden_variables)
-    torch.set_num_threads(spec.threads)
+def homes_of(chain: Sequence[WorkerSpec]) -> list[Home]:
+    """Return the home of each node: its archive comes before what this process has inherited."""
     inherited = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    first = import_path(spec.model_dir, inherited, spec.packages)
-    os.environ["PYTHONPATH"] = os.pathsep.join(first)
     installed = [os.path.abspath(entry) for entry in sys.path if entry]
-    sys.path[:] = dict.fromkeys([*first, *installed])
-    os.chdir(spec.model_dir)
+    return [
+        Home(spec.model_dir, import_path(spec.model_dir, inherited, spec.packages), installed)
+        for spec in chain
+    ]
 
 
 def hide_variables(pattern: str) -> None:

@@ -2,13 +2,14 @@
 
 Whoever wants a request given up cancels the scope that it is walked in.
 
-A task a ready node; the task that completed a node goes on with the first child that became ready, and
-starts tasks for the others, so that a chain is walked by one task. Outputs live until their last reader has
-completed, since an attempt may have to read its inputs again.
+A task a ready stage, which is a node or a chain of nodes; the task that completed one goes on with the first
+child that became ready, and starts tasks for the others, so that a chain of stages is walked by one task.
+Outputs live until their last reader has completed, since an attempt may have to read its inputs again.
 """
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
@@ -28,7 +29,7 @@ from wfserve.identity import new_uuid
 from wfserve.workers.base import Done, Item
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from wfserve.dag.graph import Graph
     from wfserve.scheduling.dispatch import Stage
@@ -40,10 +41,19 @@ _FINAL = (BadRequestError, ServiceUnavailableError)
 
 
 class Route(NamedTuple):
-    """A graph and the stage that serves each of its nodes."""
+    """A graph, the stage that serves each of its nodes, and the nodes of each stage that has several."""
 
     graph: Graph
     stages: Mapping[str, Stage]
+    chains: Mapping[str, tuple[str, ...]] = MappingProxyType({})  # by each of their nodes
+
+    def chain(self, node: str) -> tuple[str, ...]:
+        """Return the nodes of the stage of `node`, in the order they run."""
+        return self.chains.get(node) or (node,)
+
+    def step(self, node: str) -> int:
+        """Return which step of its stage `node` is."""
+        return self.chain(node).index(node)
 
 
 class Request(NamedTuple):
@@ -72,24 +82,39 @@ class Answer(NamedTuple):
 async def walk(route: Route, request: Request) -> Answer:
     """Run `request` through the graph and return what the leaves returned.
 
-    Each node is tried `retry_attempts + 1` times. Raises the error of the first node that failed for good,
-    after its siblings have been cancelled:
-    `InternalError("Error executing N")`, the handler's own `PredictionError`, or `ServiceUnavailableError`.
+    Each node is tried `retry_attempts + 1` times, wherever in a stage it stands. Raises the error of the
+    first that failed for good, after its siblings have been cancelled: `InternalError("Error executing N")`,
+    the handler's own `PredictionError`, or `ServiceUnavailableError`.
     """
     return await _Errand(route, request).run()
 
 
 async def call(
-    route: Route, request: Request, timeout: float | None = None, identity: str | None = None
-) -> Answer:
-    """Run `request` through a route of one node, which reads it as a client's, whatever its parents are.
+    route: Route,
+    node: str,
+    request: Request,
+    timeout: float | None = None,
+    identity: str | None = None,
+) -> Done:
+    """Run `request` through one node, which reads it as a client's, whatever its parents are.
 
     The handler knows it by `identity`, a UUID, by default a new one. It is tried once: it may wait `timeout`
     seconds, then run as long, by default the stage's own. Raises what became of the call in TorchServe's
     words: `NoWorkerError`, or an error with the code of the node's fault, among them the handler's own
     `PredictionError`.
     """
-    return await _Call(route, request, timeout, identity or new_uuid()).run()
+    item = Item(identity or new_uuid(), request.headers, ((0, request.body),), direct=True)
+    item.first = item.last = route.step(node)
+    try:
+        outcome = await route.stages[node].attempt(item, timeout=timeout)
+    except ServiceUnavailableError as refusal:
+        raise NoWorkerError(refusal.message, retry_after=refusal.retry_after) from refusal
+    finally:
+        item.forget()
+        request.release()
+    if isinstance(outcome, Done):
+        return outcome
+    raise _as_predicted(outcome.error)
 
 
 class _Errand:
@@ -117,35 +142,47 @@ class _Errand:
             self.release()
 
     async def run_from(self, start: str) -> None:
-        """Run a node, then those that it made ready; a failure that is for the client ends the request."""
+        """Run a stage, then those that it made ready; a failure that is for the client ends the request."""
         node: str | None = start
         while node is not None:
+            chain = self._route.chain(node)
             try:
-                done = await self._run(node)
+                done = await self._run(chain)
             except WfserveError as error:
                 self._fail(error)
                 return
-            node = self._complete(node, done)
+            node = self._complete(chain, done)
 
     def _fail(self, error: WfserveError) -> None:
         if self._error is None:
             self._error = error
         self.nursery.cancel_scope.cancel()
 
-    async def _run(self, node: str) -> Done:
-        stage = self._route.stages[node]
-        item = Item(new_uuid(), self._request.headers, self._inputs(node))
-        error: WfserveError | None = None
-        for number in range(stage.settings.retry_attempts + 1):
-            outcome = await stage.attempt(item, retry=number > 0)
+    async def _run(self, chain: tuple[str, ...]) -> Done:
+        item = Item(new_uuid(), self._request.headers, self._inputs(chain[0]), last=len(chain) - 1)
+        try:
+            return await self._tried(chain, item)
+        finally:
+            item.forget()
+
+    async def _tried(self, chain: tuple[str, ...], item: Item) -> Done:
+        stage = self._route.stages[chain[0]]
+        left = [step.retry_attempts + 1 for step in stage.steps]
+        while True:
+            outcome = await stage.attempt(
+                item, retry=left[item.first] <= stage.steps[item.first].retry_attempts
+            )
             if isinstance(outcome, Done):
                 return outcome
+            left[outcome.step] -= 1
             error = outcome.error
             if isinstance(error, _FINAL):
                 raise error
+            if not left[outcome.step]:
+                break
         if isinstance(error, PredictionError):
             raise error
-        raise InternalError(f"Error executing {node}") from error
+        raise InternalError(f"Error executing {chain[outcome.step]}") from error
 
     def _inputs(self, node: str) -> tuple[tuple[int, Payload], ...]:
         parents = self._route.graph.parents[node]
@@ -156,16 +193,23 @@ class _Errand:
         arrived = (name for name in self._outputs if name in parents)
         return tuple((parents.index(name), self._outputs[name].payload) for name in arrived)
 
-    def _complete(self, node: str, done: Done) -> str | None:
+    def _complete(self, chain: tuple[str, ...], done: Done) -> str | None:
+        for node in chain[:-1]:  # what they returned has been read where it lay
+            self._let_go(self._progress.complete(node).spent)
+        node = chain[-1]
         self._outputs[node] = done
         step = self._progress.complete(node)
         if node in self._route.graph.leaves:
             self._leaves.append(node)
-        for spent in step.spent:
-            self._outputs.pop(spent).payload.release()
+        self._let_go(step.spent)
         for other in step.ready[1:]:
             self.nursery.start_soon(self.run_from, other, name=other)
         return step.ready[0] if step.ready else None
+
+    def _let_go(self, spent: Iterable[str]) -> None:
+        for node in spent:
+            if node in self._outputs:
+                self._outputs.pop(node).payload.release()
 
     def answer(self) -> Answer:
         if self._error is not None:
@@ -177,27 +221,6 @@ class _Errand:
         for done in self._outputs.values():
             done.payload.release()
         self._outputs.clear()
-
-
-class _Call(_Errand):
-    """The state of a call of one node by itself."""
-
-    __slots__ = ("_identity", "_timeout")
-
-    def __init__(self, route: Route, request: Request, timeout: float | None, identity: str) -> None:
-        super().__init__(route, request)
-        self._timeout = timeout
-        self._identity = identity
-
-    async def _run(self, node: str) -> Done:
-        item = Item(self._identity, self._request.headers, self._inputs(node), direct=True)
-        try:
-            outcome = await self._route.stages[node].attempt(item, timeout=self._timeout)
-        except ServiceUnavailableError as refusal:
-            raise NoWorkerError(refusal.message, retry_after=refusal.retry_after) from refusal
-        if isinstance(outcome, Done):
-            return outcome
-        raise _as_predicted(outcome.error)
 
 
 def _as_predicted(error: WfserveError) -> WfserveError:

@@ -88,10 +88,10 @@ def blueprint(registry: Registry) -> Blueprint:
         version = version or request.args.get("model_version") or None
         minimum, maximum = _bounds()
         workflow, plan = registry.node(name, version)
-        workflow.route.stages[plan.node].resize(minimum, maximum)
+        workflow.resize(plan.node, minimum, maximum)
         if not is_true(request.args.get("synchronous")):
             return json_response({"status": "Processing worker updates..."}, 202)
-        await workflow.scaled(plan)
+        await workflow.scaled(plan.node)
         of_version = f", version: {version}" if version else ""
         return json_response({"status": f"Workers scaled to {minimum} for model: {name}{of_version}"})
 
@@ -126,12 +126,12 @@ async def _description(workflow: Workflow, plan: NodePlan) -> dict[str, Any]:
         "modelVersion": plan.version,
         **({} if plan.url is None else {"modelUrl": plan.url}),
         "runtime": (plan.worker.manifest or {}).get("runtime") or "python",
-        "minWorkers": stage.settings.min_workers,
-        "maxWorkers": stage.settings.max_workers,
+        "minWorkers": plan.stage.min_workers,
+        "maxWorkers": plan.stage.max_workers,
         "batchSize": plan.settings.batch_size,
         "maxBatchDelay": plan.settings.max_batch_delay_ms,
         "responseTimeout": int(plan.response_timeout),
-        "startupTimeout": int(plan.pool.startup_timeout),
+        "startupTimeout": int(plan.stage.startup_timeout),
         **_echoed(plan.worker),
         "loadedAtStartup": workflow.loaded_at_startup,
         "workers": [_worker(replica, memory, plan.worker) for replica in replicas],

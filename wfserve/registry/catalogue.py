@@ -62,7 +62,7 @@ class Registry:
         self._nursery = nursery
         self._work = config.state_dir / "work"
         self._workflows: dict[str, Workflow] = {}
-        self._nodes: dict[str, tuple[Workflow, NodePlan]] = {}  # by their registered names
+        self._nodes: dict[str, tuple[Workflow, str]] = {}  # by their registered names
         self._reserved: set[str] = set()
         self._loading = 0
         self._all_loaded = trio.Event()
@@ -96,12 +96,13 @@ class Registry:
 
         Raises `ModelNotFoundError`, or `ModelVersionNotFoundError` if it has another version than `version`.
         """
-        found = self._nodes.get(name)
-        if found is None:
+        if name not in self._nodes:
             raise ModelNotFoundError(f"Model not found: {name}")
-        if version not in (None, found[1].version):
+        workflow, node = self._nodes[name]
+        plan = workflow.blueprint.nodes[node]  # as it is by now: it may have been resized
+        if version not in (None, plan.version):
             raise ModelVersionNotFoundError(f"Model version: {version} does not exist for model: {name}")
-        return found
+        return workflow, plan
 
     def page(self, limit: int, offset: int) -> tuple[list[Workflow], int | None]:
         """Return a page of the workflows by name, and the next offset, as `paged` has it."""
@@ -191,7 +192,7 @@ class Registry:
     def _index_nodes(self) -> None:
         """Find nodes by name again; of equal names, `a` with `b__c` and `a__b` with `c`, the first counts."""
         self._nodes = {
-            plan.worker.name: (workflow, plan)
+            plan.worker.name: (workflow, plan.node)
             for workflow in reversed(self._workflows.values())
             for plan in workflow.blueprint.nodes.values()
         }

@@ -36,25 +36,24 @@ class Node(NamedTuple):
     workflow: str
     node: str
     version: str
-    settings: StageSettings
+    model: str  # its name as a model
+    settings: StageSettings  # of the stage that it shares, perhaps
     stage: StageStatistics
     pool: PoolStatistics
     measured: NodeCounts
-
-    @property
-    def model(self) -> str:
-        """Return the name of the node as a model."""
-        return self.settings.name
 
 
 async def readings(registry: Registry) -> list[Node]:
     """Read all nodes, while requests go on."""
     found: list[Node] = []
     for workflow in list(registry):
-        for node, stage in workflow.route.stages.items():
-            version = workflow.blueprint.nodes[node].version
-            statistics = stage.statistics(), stage.pool.statistics()
-            found.append(Node(workflow.name, node, version, stage.settings, *statistics, stage.measured))
+        route = workflow.route
+        for node, stage in route.stages.items():
+            version, step = workflow.blueprint.nodes[node].version, route.step(node)
+            statistics = stage.statistics(step), stage.pool.statistics()
+            counted = stage.measured[step]
+            named = workflow.name, node, version, stage.steps[step].name
+            found.append(Node(*named, stage.settings, *statistics, counted))
             if len(found) % NODES == 0:
                 await trio.lowlevel.checkpoint()
     return found

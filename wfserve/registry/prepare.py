@@ -17,13 +17,14 @@ from wfserve.archive.mar import open_model
 from wfserve.archive.war import open_workflow
 from wfserve.child.spec import WorkerSpec
 from wfserve.dag.graph import Graph
+from wfserve.dag.plan import NodeFacts, plan
 from wfserve.errors import BadRequestError, WfserveError, WorkflowError
 from wfserve.registry.requirements import Packages, install
-from wfserve.scheduling.dispatch import StageSettings
+from wfserve.scheduling.dispatch import StageSettings, StepSettings
 from wfserve.workers.pool import PoolSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from wfserve.archive.fetch import Fetcher
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from wfserve.archive.spec import ModelSpec, NodeSettings
     from wfserve.archive.war import WorkflowArchive
     from wfserve.config import Config
+    from wfserve.dag.plan import Plan
 
 ARCHIVES_AT_A_TIME = 4  # as many nodes as TorchServe registers at a time
 DEFAULT_VERSION = "1.0"
@@ -39,16 +41,25 @@ LONGEST_NAME = 255
 
 @dataclass(frozen=True, slots=True)
 class NodePlan:
-    """One node: the worker that serves it, how its stage schedules, and what was asked for."""
+    """One node: what a worker is told of it, how a stage of its own schedules, and what was asked for."""
 
     node: str
     version: str
     url: str | None  # as the specification has it; None for a function node
     worker: WorkerSpec
     stage: StageSettings
-    pool: PoolSettings
     settings: NodeSettings
     response_timeout: float  # seconds that a call of this node alone may take
+
+    def facts(self) -> NodeFacts:
+        """Return what decides whether the node shares a stage with others."""
+        return NodeFacts(
+            is_function=self.worker.is_function,
+            min_workers=self.stage.min_workers,
+            max_workers=self.stage.max_workers,
+            fuse=self.settings.fuse,
+            own_packages=self.worker.packages is not None or self.worker.python is not None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +72,55 @@ class Blueprint:
     graph: Graph
     nodes: Mapping[str, NodePlan]
     directory: Path
+
+    def plan(self) -> Plan:
+        """Divide the nodes into stages."""
+        return plan(self.graph, {node: each.facts() for node, each in self.nodes.items()})
+
+    def resized(self, node: str, minimum: int, maximum: int) -> Blueprint:
+        """Return the blueprint with other numbers of workers for one node."""
+        before = self.nodes[node]
+        stage = replace(before.stage, min_workers=minimum, max_workers=maximum)
+        return replace(self, nodes={**self.nodes, node: replace(before, stage=stage)})
+
+    def stage(self, chain: Sequence[str]) -> StagePlan:
+        """Return the plan of the stage that runs `chain`."""
+        nodes = [self.nodes[node] for node in chain]
+        return StagePlan(tuple(chain), tuple(each.worker for each in nodes), fused([n.stage for n in nodes]))
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """One stage: its nodes, what their workers are told, and how it schedules."""
+
+    nodes: tuple[str, ...]
+    chain: tuple[WorkerSpec, ...]
+    settings: StageSettings
+
+    @property
+    def pool(self) -> PoolSettings:
+        """Return how its pool starts."""
+        return PoolSettings(self.settings.min_workers, self.settings.startup_timeout)
+
+
+def fused(stages: Sequence[StageSettings]) -> StageSettings:
+    """Return how a stage schedules that runs the nodes of several; of one, it is that one.
+
+    As many requests may wait for it as for all of them. Its batches are as large as its models allow.
+    """
+    first, *behind = stages
+    models = [stage.batch_size for stage in stages if not stage.one_by_one]
+    steps = tuple(StepSettings(s.name, s.timeout, s.retry_attempts, s.isolate) for s in behind)
+    return replace(
+        first,
+        batch_size=min(models, default=1),
+        one_by_one=not models,
+        min_workers=max(stage.min_workers for stage in stages),
+        max_workers=max(stage.max_workers for stage in stages),
+        startup_timeout=sum(stage.startup_timeout for stage in stages),
+        queue_size=sum(stage.queue_size for stage in stages),
+        following=steps,
+    )
 
 
 def check_name(name: str) -> str:
@@ -171,7 +231,6 @@ def _plan(
             url=archive.spec.models[node].url if node in models else None,
             worker=worker,
             stage=stage,
-            pool=PoolSettings(stage.min_workers, stage.startup_timeout),
             settings=settings[node],
             response_timeout=_number(worker, "responseTimeout") or config.response_timeout,
         )

@@ -1,18 +1,17 @@
 """A Workflow runs from the moment all its nodes have loaded until its nursery is left; then nothing is left.
 
 Requests are walked in their own tasks, not in the workflow's: it counts them, lets them finish when it
-closes, and cancels those that take too long.
+closes, and cancels those that take too long. Its stages can be exchanged meanwhile: a request keeps the route
+that it began with, and a stage that is on nobody's route any more ends.
 """
 
 from __future__ import annotations
 
-import math
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
-from wfserve.dag.graph import Graph
 from wfserve.dag.walk import Route, call, walk
 from wfserve.errors import InternalError, ServiceUnavailableError, WfserveError
 from wfserve.measure.counts import NodeCounts, RequestCounts, status_class
@@ -24,13 +23,64 @@ from wfserve.workers.base import LoadError
 from wfserve.workers.pool import ProcessPool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterable, Mapping
 
     from wfserve.dag.walk import Answer, Request
     from wfserve.measure.definitions import Definitions
-    from wfserve.registry.prepare import Blueprint, NodePlan
+    from wfserve.registry.prepare import Blueprint, NodePlan, StagePlan
     from wfserve.transport.base import Transport
     from wfserve.workers.base import Done, Listener, Pool
+
+T = TypeVar("T")
+
+
+class _Line:
+    """One stage and its pool, from its start until it is retired."""
+
+    def __init__(
+        self, plan: StagePlan, transport: Transport, server: int, measured: list[NodeCounts]
+    ) -> None:
+        self.plan = plan
+        self._scope = trio.CancelScope()
+        self.ended = trio.Event()
+
+        def open_pool(listener: Listener) -> Pool:
+            self.pool = ProcessPool(plan.chain, plan.pool, transport, server, listener)
+            return self.pool
+
+        self.stage = Stage(plan.settings, open_pool, measured)
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Run until `retire`; `started` once the first workers have loaded.
+
+        Raises `LoadError` if one of them does not.
+        """
+        failure: LoadError | None = None
+        try:
+            failure = await self._run(task_status)
+        finally:
+            self.ended.set()
+        if failure is not None:
+            raise failure
+
+    async def _run(self, task_status: trio.TaskStatus[None]) -> LoadError | None:
+        failure: LoadError | None = None
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                try:
+                    await nursery.start(self.pool.run)
+                except LoadError as error:
+                    failure = error
+                else:
+                    nursery.start_soon(self.stage.serve, name=f"{self.stage.settings.name} dispatcher")
+                    task_status.started()
+                    await trio.sleep_forever()
+                nursery.cancel_scope.cancel()
+        return failure
+
+    def retire(self) -> None:
+        """End the stage and its workers."""
+        self._scope.cancel()
 
 
 class Workflow:
@@ -42,29 +92,41 @@ class Workflow:
         self.blueprint = blueprint
         self.name = blueprint.name
         self.measured = RequestCounts()
-        self._definitions = definitions
-        self.pools: dict[str, ProcessPool] = {}
         self._transport = transport
         self._server = server
-        self._requests: set[trio.CancelScope] = set()
+        self._requests: dict[trio.CancelScope, Route] = {}
+        self._nursery: trio.Nursery | None = None
         self._closing = trio.Event()
-        self._idle = trio.Event()
+        self._news = trio.Event()  # a request has ended, or a change, or it closes
+        self._listeners = 0  # to the news
+        self._changes = 0  # of stages, under way
+        self._changing = trio.Lock()
+        self._not_changed: dict[str, str] = {}  # why not, by node
         self.gone = trio.Event()  # set once nothing is left, not even its files
         self.loaded_at_startup = False
-        stages = {node: self._stage(plan) for node, plan in blueprint.nodes.items()}
-        self.route = Route(blueprint.graph, stages)
-        self._alone = {
-            node: Route(Graph.from_edges({node: ()}), {node: stage}) for node, stage in stages.items()
+        # A node keeps its counts when its stage is exchanged.
+        self._counts = {
+            node: NodeCounts(Recorded(plan.worker.name, definitions.model))
+            for node, plan in blueprint.nodes.items()
         }
+        self._lines = {chain: self._line(chain) for chain in blueprint.plan().stages}
+        self.route = self._routed()
 
-    def _stage(self, plan: NodePlan) -> Stage:
-        def open_pool(listener: Listener) -> Pool:
-            pool = ProcessPool(plan.worker, plan.pool, self._transport, self._server, listener)
-            self.pools[plan.node] = pool
-            return pool
+    def _line(self, chain: tuple[str, ...]) -> _Line:
+        measured = [self._counts[node] for node in chain]
+        return _Line(self.blueprint.stage(chain), self._transport, self._server, measured)
 
-        recorded = Recorded(plan.worker.name, self._definitions.model)
-        return Stage(plan.stage, open_pool, NodeCounts(recorded))
+    def _routed(self) -> Route:
+        stages = {node: line.stage for chain, line in self._lines.items() for node in chain}
+        chains = {node: chain for chain in self._lines for node in chain if len(chain) > 1}
+        return Route(
+            self.blueprint.graph, {node: stages[node] for node in self.blueprint.graph.nodes}, chains
+        )
+
+    @property
+    def pools(self) -> Mapping[str, ProcessPool]:
+        """Return the pool of each node; those of a stage share one."""
+        return {node: line.pool for chain, line in self._lines.items() for node in chain}
 
     async def run(self, drain: float, loaded: Callable[[], None]) -> None:
         """Run until `close`; `loaded` is called when every node is. Requests then have `drain` seconds.
@@ -72,58 +134,125 @@ class Workflow:
         Raises `WorkflowError` that lists the nodes which did not load.
         """
         failures: list[str] = []
-        async with trio.open_nursery() as nursery:
-            async with trio.open_nursery() as loading:
-                for node in self.blueprint.graph.nodes:
-                    loading.start_soon(self._load, node, nursery, failures)
+        async with trio.open_nursery() as self._nursery:
+            failures += await self._start(self._lines.values())
             if not failures:
-                await self._serve(nursery, drain, loaded)
-            nursery.cancel_scope.cancel()
+                await self._serve(drain, loaded)
+            self._nursery.cancel_scope.cancel()
         raise_failures(self.name, failures)
 
-    async def _serve(self, nursery: trio.Nursery, drain: float, loaded: Callable[[], None]) -> None:
-        for stage in self.route.stages.values():
-            nursery.start_soon(stage.serve, name=f"{stage.settings.name} dispatcher")
+    async def _start(self, lines: Iterable[_Line]) -> list[str]:
+        """Start `lines`; return when each has loaded, or has not: those are listed."""
+        failures: list[str] = []
+        assert self._nursery is not None
+
+        async def load(line: _Line) -> None:
+            assert self._nursery is not None
+            try:
+                await self._nursery.start(line.run)
+            except LoadError as error:  # the pool has logged why
+                failures.append(self._not_started(line.plan.nodes[error.step]))
+
+        async with trio.open_nursery() as loading:
+            for line in lines:
+                loading.start_soon(load, line)
+        return failures
+
+    async def _serve(self, drain: float, loaded: Callable[[], None]) -> None:
         loaded()
         try:
             await self._closing.wait()
-            await self._drained(drain)
+            with trio.move_on_after(drain):
+                await self._until(lambda: not self._requests)
         finally:  # however it ends: without its dispatchers a request would wait for ever
             self.close()
-            await self._cancel_requests()
+            for scope in self._requests:
+                scope.cancel()
+            with trio.CancelScope(shield=True):  # each of them ends at its next checkpoint
+                await self._until(lambda: not self._requests)
 
-    async def _load(self, node: str, nursery: trio.Nursery, failures: list[str]) -> None:
-        plan = self.blueprint.nodes[node]
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        self._listeners += 1
         try:
-            await nursery.start(self.pools[node].run)
-        except WfserveError:  # the pool has logged why
-            failures.append(_not_started(plan))
+            while not holds():
+                await self._news.wait()
+        finally:
+            self._listeners -= 1
 
-    async def _drained(self, seconds: float) -> None:
-        with trio.move_on_after(seconds):
-            while self._requests:
-                self._idle = trio.Event()
-                await self._idle.wait()
+    def _tell(self) -> None:
+        if self._listeners:
+            self._news.set()
+            self._news = trio.Event()
 
-    async def _cancel_requests(self) -> None:
-        for scope in self._requests:
-            scope.cancel()
-        with trio.CancelScope(shield=True):  # each of them ends at its next checkpoint, it waits for nothing
-            await self._drained(math.inf)
+    def resize(self, node: str, minimum: int, maximum: int) -> None:
+        """Have from `minimum` to `maximum` workers for one node from now on; `scaled` tells when it is so.
 
-    async def scaled(self, plan: NodePlan) -> None:
-        """Return when a node has the workers that its stage was given by `resize`, and no others.
-
-        Raises `InternalError` if one of them does not load; it is tried again all the same.
+        A node that shares a stage gets one of its own unless it has one worker, and shares it again then.
         """
+        before = self.blueprint
+        self._not_changed.pop(node, None)
+        self.blueprint = before.resized(node, minimum, maximum)
+        chain = self.route.chain(node)
+        if self.blueprint.plan().stages == tuple(self._lines):
+            settings = self.blueprint.stage(chain).settings
+            self._lines[chain].stage.resize(settings.min_workers, settings.max_workers)
+        elif self._nursery is not None:
+            self._changes += 1
+            self._nursery.start_soon(self._exchange, node, before.nodes[node])
+
+    async def _exchange(self, node: str, before: NodePlan) -> None:
+        """Start the stages that are planned now, let new requests take them, and end those they replace."""
         try:
-            await self.route.stages[plan.node].pool.settled()
-        except LoadError:  # the pool has logged why
-            raise InternalError(_not_started(plan)) from None
+            async with self._changing:
+                failures = await self._exchange_lines()
+            if failures:
+                self._not_changed[node] = failures[0]
+                stage = before.stage
+                self.blueprint = self.blueprint.resized(node, stage.min_workers, stage.max_workers)
+        finally:
+            self._changes -= 1
+            self._tell()
+
+    async def _exchange_lines(self) -> list[str]:
+        before, chains = self._lines, self.blueprint.plan().stages
+        fresh = {chain: self._line(chain) for chain in chains if chain not in before}
+        if failures := await self._start(fresh.values()):
+            for line in fresh.values():
+                line.retire()
+            return failures
+        left = self.route
+        self._lines = {chain: fresh.get(chain) or before[chain] for chain in chains}
+        self.route = self._routed()
+        await self._until(lambda: all(route is not left for route in self._requests.values()))
+        for chain in before.keys() - self._lines.keys():
+            before[chain].retire()
+            await before[chain].ended.wait()
+        return []
+
+    async def scaled(self, node: str) -> None:
+        """Return when a node has the workers that `resize` gave it, and no others.
+
+        Raises `InternalError` if one of them does not load; it is tried again all the same, unless the node
+        was to get a stage of its own: then everything stays as it was.
+        """
+        await self._until(lambda: not self._changes or self.closing)
+        if self.closing:
+            raise self._leaving()
+        if (failure := self._not_changed.pop(node, None)) is not None:
+            raise InternalError(failure)
+        try:
+            await self.pools[node].settled()
+        except LoadError as error:  # the pool has logged why
+            raise InternalError(self._not_started(self.route.chain(node)[error.step])) from None
+
+    def _not_started(self, node: str) -> str:
+        plan = self.blueprint.nodes[node]
+        return f"Failed to start workers for model {plan.worker.name} version: {plan.version}"
 
     def close(self) -> None:
         """Take no more requests, and end `run` when those under way have been answered."""
         self._closing.set()
+        self._tell()
 
     @property
     def closing(self) -> bool:
@@ -162,23 +291,21 @@ class Workflow:
         does, and 503 while closing.
         """
         seconds = self.blueprint.nodes[node].response_timeout if timeout is None else timeout
-        answer = await self._answer(request, call(self._alone[node], request, seconds, identity))
-        return answer.leaves[node]
+        return await self._answer(request, call(self.route, node, request, seconds, identity))
 
-    async def _answer(self, request: Request, walking: Coroutine[Any, Any, Answer]) -> Answer:
+    async def _answer(self, request: Request, walking: Coroutine[Any, Any, T]) -> T:
         if self.closing:  # its body may have been read while the workflow was unregistered
             walking.close()
             request.release()
             raise self._leaving()
         scope = trio.CancelScope()
-        self._requests.add(scope)
+        self._requests[scope] = self.route
         try:
             with scope:
                 return await walking
         finally:
-            self._requests.discard(scope)
-            if not self._requests:
-                self._idle.set()
+            del self._requests[scope]
+            self._tell()
         raise self._leaving()
 
     def _leaving(self) -> ServiceUnavailableError:
@@ -191,12 +318,9 @@ class Workflow:
 
     def healthy(self) -> bool:
         """Whether every node has as many living workers as it wants at least."""
-        return all(_alive(stage.pool) >= stage.settings.min_workers for stage in self.route.stages.values())
+        lines = self._lines.values()
+        return all(_alive(line.pool) >= line.stage.settings.min_workers for line in lines)
 
 
 def _alive(pool: Pool) -> int:
     return sum(r.state not in ("BACKING_OFF", "LEAVING") for r in pool.statistics().replicas)
-
-
-def _not_started(plan: NodePlan) -> str:
-    return f"Failed to start workers for model {plan.worker.name} version: {plan.version}"

@@ -1,5 +1,8 @@
 """A Stage turns attempts into batches and hands every attempt exactly one outcome.
 
+It serves one node, or a chain of nodes that its workers run one after the other: its steps. An attempt begins
+with one step and is charged to the one that fails; it goes on from there when it is made again.
+
 Nothing here decides: `policy` does, and the Stage carries it out. An attempt goes
 
     attempt() ──▶ queued ──dispatch──▶ running ──batch_done──▶ its outcome
@@ -27,23 +30,36 @@ from wfserve.workers.base import Done, Failed
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from wfserve.transport.base import Payload
     from wfserve.workers.base import Batch, Item, Listener, Outcome, Pool
 
 
 @dataclass(frozen=True, slots=True)
-class StageSettings:
-    """How one stage batches, retries and scales. Times are seconds."""
+class StepSettings:
+    """How one node is tried. Times are seconds."""
 
     name: str  # registered name, `W__N`
-    batch_size: int = 1
     timeout: float = 10.0
     retry_attempts: int = 1
+    isolate: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class StageSettings(StepSettings):
+    """How one stage batches and scales, and how its first node is tried."""
+
+    batch_size: int = 1
     min_workers: int = 1
     max_workers: int = 1
     startup_timeout: float = 120.0  # of a worker
     queue_size: int = 100
-    isolate: bool = True
-    one_by_one: bool = False  # the handler takes one item a call: a batch is only a way to travel
+    one_by_one: bool = False  # all its handlers take one item a call: a batch is only a way to travel
+    following: tuple[StepSettings, ...] = ()  # the nodes that its workers run behind the first
+
+    @property
+    def steps(self) -> tuple[StepSettings, ...]:
+        """Return how each of its nodes is tried."""
+        return (self, *self.following)
 
 
 @dataclass(slots=True)
@@ -69,14 +85,15 @@ class Stage:
         self,
         settings: StageSettings,
         open_pool: Callable[[Listener], Pool],
-        measured: NodeCounts | None = None,
+        measured: Sequence[NodeCounts] = (),
     ) -> None:
         self.settings = settings
-        self.measured = measured or NodeCounts()
+        self.steps = settings.steps
+        self.measured = measured or [NodeCounts() for _ in self.steps]
         self.queue = StageQueue(settings.queue_size)
         self._running: dict[Batch, list[Ticket | None]] = {}  # None: that item was abandoned
         self._stopped: set[Batch] = set()  # by `serve`, and not yet reported lost
-        self._counts = StageStatistics()
+        self._counts = [StageStatistics() for _ in self.steps]
         self._bell = trio.Event()
         self._wanted = settings.min_workers
         self._seconds_per_item: float | None = None  # recent mean, where calls are made one by one
@@ -89,64 +106,86 @@ class Stage:
         a `Failed` outcome. `retry` says that `item` has been attempted before. With a `timeout` (seconds) it
         may wait that long and then run that long, whatever the stage's own is.
         """
-        self._counts.retries += retry
+        counts = self._counts[item.first]
+        counts.retries += retry
         if not self.settings.max_workers:
-            self._counts.refused += 1
+            counts.refused += 1
             raise self._no_worker()
         if self.queue.full and not item.alone:
-            self._counts.refused += 1
+            counts.refused += 1
             raise ServiceUnavailableError(
                 f"The queue of {self.settings.name} is full, {self.queue.limit} requests wait.", retry_after=1
             )
-        self._counts.attempts += 1
+        counts.attempts += 1
         ticket = Ticket(item, trio.current_time(), timeout)
-        deadline = self._enqueue(ticket)
+        self._enqueue(ticket)
         self._bell.set()
         try:
-            outcome = await self._outcome_of(ticket, deadline)
+            outcome = await self._outcome_of(ticket)
         except BaseException:
             self._leave(ticket)
             raise
         if outcome is None:
-            self._counts.timeouts += 1
+            counts.timeouts += 1
             item.alone |= ticket.batch is not None and len(ticket.batch.items) > 1
             self._leave(ticket)
-            return Failed(InternalError(f"{self.settings.name} timed out"))
+            return Failed(InternalError(f"{self.steps[item.first].name} timed out"), step=item.first)
         return outcome
 
-    def _enqueue(self, ticket: Ticket) -> float:
-        """Put `ticket` in line and return when its time is up."""
+    def _enqueue(self, ticket: Ticket) -> None:
+        """Put `ticket` in line and note when its time is up."""
         if not ticket.item.alone:
             self.queue.append(ticket)
-            return ticket.arrived + self._timeout_of(ticket)
+            ticket.until = ticket.arrived + self._timeout_of(ticket)
+            return
         ticket.rerun = True
-        until = self._rerun_deadline()
+        ticket.until = self._rerun_deadline(ticket)
         self.queue.put_back([ticket])
-        return until
 
     def _timeout_of(self, ticket: Ticket) -> float:
-        return self.settings.timeout if ticket.timeout is None else ticket.timeout
+        """Return how long the step may take that the ticket begins with."""
+        return self.steps[ticket.item.first].timeout if ticket.timeout is None else ticket.timeout
 
-    def _rerun_deadline(self) -> float:
-        settings = self.settings
+    def _rerun_deadline(self, ticket: Ticket) -> float:
         return policy.rerun_deadline(
-            trio.current_time(), self.queue.parts, settings.timeout, settings.startup_timeout
+            trio.current_time(),
+            self.queue.parts,
+            self._timeout_of(ticket),
+            self.settings.startup_timeout,
         )
 
-    async def _outcome_of(self, ticket: Ticket, deadline: float) -> Outcome | None:
+    async def _outcome_of(self, ticket: Ticket) -> Outcome | None:
         """Wait for the outcome; None if the attempt's time is up and its result no longer wanted."""
+        ring = ticket.until
         while True:
-            with trio.CancelScope(deadline=deadline) as ticket.timer:
+            with trio.CancelScope(deadline=ring) as ticket.timer:
                 return await self._settled(ticket)
             if ticket.outcome is not None:  # it came while the timer was ringing
                 return ticket.outcome
-            started = ticket.batch.started if ticket.batch is not None else None
-            expiry = policy.after_timeout(started, trio.current_time(), self._timeout_of(ticket))
-            if expiry is not policy.Expiry.STOP:
+            batch, now = ticket.batch, trio.current_time()
+            if batch is None:
                 return None
-            assert ticket.batch is not None
-            self.pool.stop(ticket.batch)  # batch_lost decides who is charged, once the worker is dead
-            deadline = math.inf
+            step, since, until = self._under_way(ticket, batch)
+            if now < until:
+                ring = policy.next_look(until, now, self._timeouts_behind(ticket, step))
+                continue
+            timeout = self._timeout_of(ticket) if step == ticket.item.first else self.steps[step].timeout
+            if policy.after_timeout(since, now, timeout) is not policy.Expiry.STOP:
+                return None
+            self.pool.stop(batch)  # batch_lost decides who is charged, once the worker is dead
+            ring = math.inf
+
+    def _under_way(self, ticket: Ticket, batch: Batch) -> tuple[int, float, float]:
+        """Return the step that the batch is at, since when, and until when it may be."""
+        first = ticket.item.first
+        seen = None if ticket.item.last == first else self.pool.whereabouts(batch)
+        if seen is None or seen.step == first:
+            return first, batch.started, ticket.until
+        since = trio.current_time() - seen.seconds
+        return seen.step, since, since + self.steps[seen.step].timeout
+
+    def _timeouts_behind(self, ticket: Ticket, step: int) -> list[float]:
+        return [behind.timeout for behind in self.steps[step + 1 : ticket.item.last + 1]]
 
     async def _settled(self, ticket: Ticket) -> Outcome:
         if ticket.outcome is None:
@@ -174,7 +213,7 @@ class Stage:
         if ticket.batch is None:
             self.queue.remove(ticket)
             return
-        self._counts.abandoned += 1
+        self._counts[ticket.item.first].abandoned += 1
         tickets = self._running[ticket.batch]
         tickets[tickets.index(ticket)] = None
         if not any(tickets):
@@ -193,13 +232,18 @@ class Stage:
     def _deserted(self) -> list[Batch]:
         return [b for b, tickets in self._running.items() if not any(tickets) and b not in self._stopped]
 
+    def _overrun(self, batch: Batch) -> float:
+        """Return when a batch that nobody waits for has taken as long as its steps may together."""
+        first, last, _ = batch.items[0].route
+        return batch.started + sum(step.timeout for step in self.steps[first : last + 1])
+
     def _next_overrun(self) -> float:
-        return min((b.started + self.settings.timeout for b in self._deserted()), default=math.inf)
+        return min((self._overrun(batch) for batch in self._deserted()), default=math.inf)
 
     def _stop_overrun(self) -> None:
         now = trio.current_time()
         for batch in self._deserted():
-            if now >= batch.started + self.settings.timeout:
+            if now >= self._overrun(batch):
                 self._stopped.add(batch)
                 self.pool.stop(batch)
 
@@ -253,21 +297,27 @@ class Stage:
                 self._settle(ticket, Failed(refusal))
             return
         self._running[batch] = list(tickets)
-        self._counts.batches += 1
-        self._counts.batched_items += len(tickets)
+        first = tickets[0].item.first
+        self._counts[first].batches += 1
+        self._counts[first].batched_items += len(tickets)
         arrivals = [ticket.arrived for ticket in tickets if not ticket.rerun]
-        self.measured.batch_started(batch.started, len(tickets), arrivals)
+        self.measured[first].batch_started(batch.started, len(tickets), arrivals)
         for ticket in tickets:
-            ticket.batch = batch
-            timer = ticket.timer
-            if timer is not None and not timer.cancel_called:
-                timer.deadline = policy.running_deadline(
-                    timer.deadline,
-                    batch.started,
-                    self._timeout_of(ticket),
-                    rerun=ticket.rerun or ticket.timeout is not None,
-                )
-            ticket.rerun = False
+            self._set_off(ticket, batch)
+
+    def _set_off(self, ticket: Ticket, batch: Batch) -> None:
+        ticket.batch = batch
+        timer = ticket.timer
+        if timer is not None and not timer.cancel_called:
+            ticket.until = policy.running_deadline(
+                ticket.until,
+                batch.started,
+                self._timeout_of(ticket),
+                rerun=ticket.rerun or ticket.timeout is not None,
+            )
+            behind = self._timeouts_behind(ticket, ticket.item.first)
+            timer.deadline = policy.next_look(ticket.until, batch.started, behind)
+        ticket.rerun = False
 
     def _grow(self) -> None:
         waiting = len(self.queue)
@@ -292,27 +342,46 @@ class Stage:
         tickets = self._ended(batch)
         if self.settings.one_by_one:
             self._learn(batch)
-        now = trio.current_time()
-        self.measured.batch_ended(now, batch.started, batch.busy, batch.metrics)
-        errors = [o for o in outcomes if isinstance(o, Failed)]
-        if len(errors) == len(outcomes) and self._verdict(errors, len(tickets)) is policy.Failure.SPLIT:
-            half, _ = policy.split(len(tickets))
-            self._run_again(tickets[:half])
-            self._run_again(tickets[half:])
-        else:
-            for ticket, result in zip(tickets, outcomes, strict=True):
-                if ticket is not None and isinstance(result, Done):
-                    self.measured.latency += now - ticket.arrived
+        self._measure(batch, tickets, outcomes)
+        splits = self._splits([o for o in outcomes if isinstance(o, Failed) and o.splittable])
+        together: list[Ticket | None] = []  # those that failed as one: their parts may do better alone
+        for ticket, result in zip(tickets, outcomes, strict=True):
+            if isinstance(result, Failed) and result.reached is not None:
+                _advance(ticket, result.step, result.reached)
+            if splits and isinstance(result, Failed) and result.splittable:
+                together.append(ticket)
+            else:
                 self._deliver(ticket, result)
+        half, _ = policy.split(len(together))
+        self._run_again(together[:half])
+        self._run_again(together[half:])
         self._dispatch()
+
+    def _splits(self, failed: Sequence[Failed]) -> bool:
+        """Whether those that failed as one, at one step, are run again in parts."""
+        isolate = bool(failed) and self.steps[failed[0].step].isolate
+        return policy.after_error(len(failed), splittable=True, isolate=isolate) is policy.Failure.SPLIT
+
+    def _measure(self, batch: Batch, tickets: Sequence[Ticket | None], outcomes: Sequence[Outcome]) -> None:
+        """Count what each step did; those of a batch follow one another, and only the first has a queue."""
+        now, first = trio.current_time(), batch.items[0].first
+        begun, ended = batch.started, now - sum(ran.busy for ran in batch.ran[1:])
+        done = [t for t, o in zip(tickets, outcomes, strict=True) if t is not None and isinstance(o, Done)]
+        self.measured[first].latency += sum(ended - ticket.arrived for ticket in done)
+        for step, ran in enumerate(batch.ran, first):
+            counts, measured = self._counts[step], self.measured[step]
+            if step > first:
+                begun, ended = ended, ended + ran.busy
+                counts.attempts += ran.items
+                counts.batches += 1
+                counts.batched_items += ran.items
+                measured.batch_started(begun, ran.items, [])
+                measured.latency += ran.busy * len(done)
+            measured.batch_ended(ended, begun, ran.busy, ran.metrics)
 
     def _ended(self, batch: Batch) -> list[Ticket | None]:
         self._stopped.discard(batch)
         return self._running.pop(batch)
-
-    def _verdict(self, errors: list[Failed], size: int) -> policy.Failure:
-        splittable = all(error.splittable for error in errors)
-        return policy.after_error(size, splittable=splittable, isolate=self.settings.isolate)
 
     def _deliver(self, ticket: Ticket | None, result: Outcome) -> None:
         if ticket is not None:
@@ -323,35 +392,47 @@ class Stage:
 
     def batch_lost(self, batch: Batch, reason: str) -> None:
         """Run the items again one by one, or fail the one there is."""
-        tickets = self._ended(batch)
-        if policy.after_loss(len(tickets), isolate=self.settings.isolate) is policy.Failure.ALONE:
+        tickets, step = self._ended(batch), batch.lost_at
+        for index, payload in batch.reached.items():
+            _advance(tickets[index], step, payload)
+        if policy.after_loss(len(tickets), isolate=self.steps[step].isolate) is policy.Failure.ALONE:
             for ticket in tickets:
                 self._run_again([ticket])
         else:
             for ticket in tickets:
-                self._deliver(ticket, Failed(WorkerDiedError(reason)))
+                self._deliver(ticket, Failed(WorkerDiedError(reason), step=step))
         self._dispatch()
 
     def replica_ready(self) -> None:
         """Give the new replica what waits."""
         for replica in self.pool.statistics().replicas:
             if replica.state == "READY":
-                self.measured.replica_loaded(replica.id, replica.pid, replica.started)
+                for measured in self.measured:
+                    measured.replica_loaded(replica.id, replica.pid, replica.started)
         self._bell.set()
 
     def _run_again(self, part: list[Ticket | None]) -> None:
         live = [ticket for ticket in part if ticket is not None]
-        until = self._rerun_deadline()
         for ticket in live:
             ticket.batch = None
             ticket.rerun = True
+            ticket.until = self._rerun_deadline(ticket)
             if ticket.timer is not None:
-                ticket.timer.deadline = until
-        self._counts.reruns += len(live)
+                ticket.timer.deadline = ticket.until
+            self._counts[ticket.item.first].reruns += 1
         self.queue.put_back(live)
 
-    def statistics(self) -> StageStatistics:
-        """Return the counts as they are now."""
-        self._counts.queued = len(self.queue)
-        self._counts.running = sum(len(tickets) for tickets in self._running.values())
-        return self._counts
+    def statistics(self, step: int = 0) -> StageStatistics:
+        """Return the counts of one step as they are now; all that waits and runs is the first one's."""
+        if step == 0:
+            self._counts[0].queued = len(self.queue)
+            self._counts[0].running = sum(len(tickets) for tickets in self._running.values())
+        return self._counts[step]
+
+
+def _advance(ticket: Ticket | None, step: int, reached: Payload) -> None:
+    """Have an item go on with `step`, unless nobody waits for it any more."""
+    if ticket is None:
+        reached.release()
+    else:
+        ticket.item.advance(step, reached)

@@ -18,6 +18,10 @@ and to one attempt whose `timeout-ms` has passed:
 from __future__ import annotations
 
 import enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 TIMER_SLACK = 0.1  # of timeout-ms: a queue wait this short does not count as waiting
 HOP_SECONDS = 0.002  # of work that one hop to a worker may carry, where calls are made one by one
@@ -66,6 +70,15 @@ def running_deadline(deadline: float, started: float, timeout: float, *, rerun: 
     """
     end = started + timeout
     return end if rerun or end - deadline <= TIMER_SLACK * timeout else deadline
+
+
+def next_look(until: float, now: float, behind: Sequence[float]) -> float:
+    """Return when to look at a running attempt again, whose step may take `until` then.
+
+    The steps behind it, with their timeouts, begin unnoticed; looking after the shortest of them finds each
+    that hangs at the moment that its own time is up, or before.
+    """
+    return min([until, *(now + timeout for timeout in behind)])
 
 
 def rerun_deadline(now: float, ahead: int, timeout: float, startup: float) -> float:

@@ -6,6 +6,7 @@ new tickets in order of arrival, of which a batch takes as many as it may.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from typing import TYPE_CHECKING
@@ -19,13 +20,14 @@ if TYPE_CHECKING:
 class Ticket:
     """One attempt of one item at one stage."""
 
-    __slots__ = ("arrived", "batch", "item", "outcome", "rerun", "task", "timeout", "timer")
+    __slots__ = ("arrived", "batch", "item", "outcome", "rerun", "task", "timeout", "timer", "until")
 
     def __init__(self, item: Item, arrived: float, timeout: float | None = None) -> None:
         self.item = item
         self.arrived = arrived
         self.timeout = timeout  # seconds its batch may run, if not the stage's; the wait before is extra
-        self.timer: trio.CancelScope | None = None
+        self.until = math.inf  # when the time of the step is up that it begins with
+        self.timer: trio.CancelScope | None = None  # rings then, or earlier
         self.batch: Batch | None = None  # set while it runs
         self.rerun = False  # it waits to be run again, uncharged, with a timer that starts afresh then
         self.outcome: Outcome | None = None
@@ -72,13 +74,18 @@ class StageQueue:
             self._part_of.update(dict.fromkeys(part, entry))
 
     def take(self, limit: int) -> list[Ticket]:
-        """Take the next batch out: a part as it is, or up to `limit` new tickets; empty if nothing waits."""
+        """Take the next batch out: a part as it is, or up to `limit` new tickets; empty if nothing waits.
+
+        New tickets go together if they begin and end with the same steps.
+        """
         if self._parts:
             part = list(self._parts.popleft())
             for ticket in part:
                 del self._part_of[ticket]
             return part
-        taken = [ticket for ticket, _ in zip(self._new, range(limit), strict=False)]
+        route = next(iter(self._new)).item.route if self._new else None
+        alike = (ticket for ticket in self._new if ticket.item.route == route)
+        taken = list(itertools.islice(alike, limit))
         for ticket in taken:
             del self._new[ticket]
         return taken

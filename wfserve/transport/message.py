@@ -4,37 +4,45 @@ A ring entry only points at a body. Bodies name payloads by `Ref`, never contain
 what children wrote and children decode what the server wrote with the same checks: anything out of bounds
 is a `FrameError`. Integers are little-endian and unaligned.
 
-    call     count, extent, then an item: request id (16), headers, inputs an item, direct, then (index, ref)
-             each
-    reply    results, kept, busy, then a result: VALUE, ref, response | FAULT, code, splittable, kind, text;
-             then the kept positions, then the metrics
-    failure  code, message
+    call     count, extent, steps, direct, then an item: request id (16), headers, inputs, (index, ref) each
+    reply    results, kept, ran, then a result: VALUE, ref, response
+                                              | FAULT, code, splittable, step, kind, text, reached
+             then the kept descriptors, then for each step that ran: busy, metrics
+    passed   count, then (item, ref) each
+    failure  code, step, message
 """
 
 from __future__ import annotations
 
 import struct
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from wfserve.errors import FrameError
 from wfserve.transport.base import Descriptor
 from wfserve.transport.frame import HEADER_SIZE
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 MAX_RESPONSE_BYTES: Final = 64 * 1024  # status, content type and headers that a handler set
 MAX_METRICS_BYTES: Final = 64 * 1024  # what a handler recorded in one batch
 MAX_TEXT_BYTES: Final = 4096  # of a fault's message
 MAX_KIND_BYTES: Final = 64  # of a fault's kind
+MAX_STEPS: Final = 255  # of a stage: nodes that one worker runs one after the other
 
 _REF: Final = f"{HEADER_SIZE}sIQQ"  # header, then the descriptor: segment, offset, length
-_CALL: Final = struct.Struct("<IIQQ")
+_CALL: Final = struct.Struct("<IIQQBB?")
 _UUID_BYTES: Final = 16
-_ITEM: Final = struct.Struct(f"<{_UUID_BYTES}s{_REF}I?")
+_ITEM: Final = struct.Struct(f"<{_UUID_BYTES}s{_REF}I")
 _INPUT: Final = struct.Struct(f"<I{_REF}")
-_REPLY: Final = struct.Struct("<IIQI")
+_REPLY: Final = struct.Struct("<IIB")
 _VALUE: Final = struct.Struct(f"<B{_REF}I")
-_FAULT: Final = struct.Struct("<BIBII")
-_FAILURE: Final = struct.Struct("<II")
-_KEPT: Final = struct.Struct("<I")
+_FAULT: Final = struct.Struct("<BI?BII?")
+_REACHED: Final = struct.Struct(f"<{_REF}")
+_KEPT: Final = struct.Struct("<IQQ")
+_RAN: Final = struct.Struct("<QII")
+_PASSED: Final = struct.Struct("<I")
+_FAILURE: Final = struct.Struct("<IBI")
 _TAG_VALUE: Final = 1
 _TAG_FAULT: Final = 2
 
@@ -52,7 +60,6 @@ class CallItem(NamedTuple):
     request_id: str  # a UUID's 36 characters, lower case
     headers: Ref  # a JSON list of [name, value]
     inputs: tuple[tuple[int, Ref], ...]  # (index of the parent node, what it returned)
-    direct: bool = False  # a client's body, whatever the node's parents; the result goes to the client
 
 
 class Call(NamedTuple):
@@ -60,6 +67,9 @@ class Call(NamedTuple):
 
     items: tuple[CallItem, ...]
     extent: Descriptor
+    first: int = 0  # step of the stage that the items begin with
+    last: int = 0  # and end with
+    direct: bool = False  # clients' bodies, whatever the node's parents; the results go to clients
 
 
 class Value(NamedTuple):
@@ -76,6 +86,16 @@ class Fault(NamedTuple):
     kind: str
     message: str
     splittable: bool = True  # the whole batch failed as one
+    step: int = 0  # of the stage, that failed
+    reached: Ref | None = None  # the input of that step, where it is not the call's
+
+
+class Ran(NamedTuple):
+    """What one step took, and what it recorded."""
+
+    busy_ns: int = 0  # from its first item's decoding to its last result
+    items: int = 0
+    metrics: bytes = b""  # what the handler recorded: JSON, or empty
 
 
 Result = Value | Fault
@@ -85,9 +105,8 @@ class Reply(NamedTuple):
     """A result for every item of a call, in order."""
 
     results: tuple[Result, ...]
-    kept: tuple[int, ...] = ()  # inputs still looked at, counted over all items; a RELEASE follows for each
-    busy_ns: int = 0  # nanoseconds from the call's arrival to the reply
-    metrics: bytes = b""  # what the handler recorded: JSON, or empty
+    kept: tuple[Descriptor, ...] = ()  # inputs of steps still looked at; a RELEASE follows for each
+    ran: tuple[Ran, ...] = ()  # from the call's first step on
 
 
 class LoadFailure(NamedTuple):
@@ -95,6 +114,7 @@ class LoadFailure(NamedTuple):
 
     code: int
     message: str
+    step: int = 0  # of the stage, whose handler it is
 
 
 def call_size(call: Call) -> int:
@@ -108,14 +128,14 @@ def encode_call(call: Call, view: memoryview) -> int:
 
     Raises `ValueError` if a request id is no UUID, `struct.error` if `view` is too short.
     """
-    _CALL.pack_into(view, 0, len(call.items), *call.extent)
+    _CALL.pack_into(view, 0, len(call.items), *call.extent, call.first, call.last, call.direct)
     end = _CALL.size
     pack_item, pack_input = _ITEM.pack_into, _INPUT.pack_into
-    for request_id, (header, place), inputs, direct in call.items:
+    for request_id, (header, place), inputs in call.items:
         number = bytes.fromhex(request_id.replace("-", ""))
         if len(number) != _UUID_BYTES:
             raise ValueError(f"{request_id!r} is no UUID")
-        pack_item(view, end, number, header, *place, len(inputs), direct)
+        pack_item(view, end, number, header, *place, len(inputs))
         end += _ITEM.size
         for index, (input_header, input_place) in inputs:
             pack_input(view, end, index, input_header, *input_place)
@@ -126,14 +146,14 @@ def encode_call(call: Call, view: memoryview) -> int:
 def decode_call(view: memoryview) -> Call:
     """Return the call in `view`; raises `FrameError` if it is not exactly one."""
     reader = _Reader(view)
-    count, *extent = reader.take(_CALL)
+    count, segment, offset, length, first, last, direct = reader.take(_CALL)
     items = tuple([_decode_item(reader) for _ in reader.times(count, _ITEM.size)])
     reader.finish()
-    return Call(items, Descriptor(*extent))
+    return Call(items, Descriptor(segment, offset, length), first, last, direct)
 
 
 def _decode_item(reader: _Reader) -> CallItem:
-    request_id, header, segment, offset, length, count, direct = reader.take(_ITEM)
+    request_id, header, segment, offset, length, count = reader.take(_ITEM)
     text = request_id.hex()
     inputs = []
     for _ in reader.times(count, _INPUT.size):
@@ -143,7 +163,6 @@ def _decode_item(reader: _Reader) -> CallItem:
         f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}",
         Ref(header, Descriptor(segment, offset, length)),
         tuple(inputs),
-        direct,
     )
 
 
@@ -152,10 +171,11 @@ def reply_size(reply: Reply) -> int:
     results = sum(
         _VALUE.size + len(result.response)
         if isinstance(result, Value)
-        else _FAULT.size + MAX_KIND_BYTES + _text_bound(result.message)
+        else _FAULT.size + _REACHED.size + MAX_KIND_BYTES + _text_bound(result.message)
         for result in reply.results
     )
-    return _REPLY.size + results + _KEPT.size * len(reply.kept) + len(reply.metrics)
+    ran = sum(_RAN.size + len(each.metrics) for each in reply.ran)
+    return _REPLY.size + results + _KEPT.size * len(reply.kept) + ran
 
 
 def encode_reply(reply: Reply, view: memoryview) -> int:
@@ -164,19 +184,22 @@ def encode_reply(reply: Reply, view: memoryview) -> int:
     Raises `ValueError` if a response is longer than `MAX_RESPONSE_BYTES`, the metrics are longer than
     `MAX_METRICS_BYTES`, or `view` is too short for a text; `struct.error` if `view` is too short.
     """
-    if len(reply.metrics) > MAX_METRICS_BYTES:
-        raise ValueError(f"What a handler records in a batch is limited to {MAX_METRICS_BYTES} bytes")
-    _REPLY.pack_into(view, 0, len(reply.results), len(reply.kept), reply.busy_ns, len(reply.metrics))
+    _REPLY.pack_into(view, 0, len(reply.results), len(reply.kept), len(reply.ran))
     end = _REPLY.size
     for result in reply.results:
         if isinstance(result, Value):
             end = _encode_value(result, view, end)
         else:
             end = _encode_fault(result, view, end)
-    for position in reply.kept:
-        _KEPT.pack_into(view, end, position)
+    for place in reply.kept:
+        _KEPT.pack_into(view, end, *place)
         end += _KEPT.size
-    return _put(view, end, reply.metrics)
+    for busy_ns, items, metrics in reply.ran:
+        if len(metrics) > MAX_METRICS_BYTES:
+            raise ValueError(f"What a handler records in a batch is limited to {MAX_METRICS_BYTES} bytes")
+        _RAN.pack_into(view, end, busy_ns, items, len(metrics))
+        end = _put(view, end + _RAN.size, metrics)
+    return end
 
 
 def _encode_value(value: Value, view: memoryview, at: int) -> int:
@@ -189,8 +212,14 @@ def _encode_value(value: Value, view: memoryview, at: int) -> int:
 
 def _encode_fault(fault: Fault, view: memoryview, at: int) -> int:
     kind, message = _cut(fault.kind, MAX_KIND_BYTES), _cut(fault.message, MAX_TEXT_BYTES)
-    _FAULT.pack_into(view, at, _TAG_FAULT, _status(fault.code), fault.splittable, len(kind), len(message))
-    return _put(view, _put(view, at + _FAULT.size, kind), message)
+    code, reached = _status(fault.code), fault.reached
+    sizes = len(kind), len(message)
+    _FAULT.pack_into(view, at, _TAG_FAULT, code, fault.splittable, fault.step, *sizes, reached is not None)
+    end = _put(view, _put(view, at + _FAULT.size, kind), message)
+    if reached is not None:
+        _REACHED.pack_into(view, end, reached.header, *reached.descriptor)
+        end += _REACHED.size
+    return end
 
 
 def decode_reply(view: memoryview) -> Reply:
@@ -199,14 +228,19 @@ def decode_reply(view: memoryview) -> Reply:
     Headers and descriptors are as the child wrote them: whoever uses one checks it.
     """
     reader = _Reader(view)
-    count, kept, busy_ns, size = reader.take(_REPLY)
+    count, kept, steps = reader.take(_REPLY)
+    results = tuple([_decode_result(reader) for _ in reader.times(count, _FAULT.size)])
+    places = tuple([Descriptor(*reader.take(_KEPT)) for _ in reader.times(kept, _KEPT.size)])
+    ran = tuple([_decode_ran(reader) for _ in reader.times(steps, _RAN.size)])
+    reader.finish()
+    return Reply(results, places, ran)
+
+
+def _decode_ran(reader: _Reader) -> Ran:
+    busy_ns, items, size = reader.take(_RAN)
     if size > MAX_METRICS_BYTES:
         raise FrameError("The metrics of a batch are longer than their limit")
-    results = tuple([_decode_result(reader) for _ in reader.times(count, _FAULT.size)])
-    positions = tuple([reader.take(_KEPT)[0] for _ in reader.times(kept, _KEPT.size)])
-    metrics = reader.raw(size)
-    reader.finish()
-    return Reply(results, positions, busy_ns, metrics)
+    return Ran(busy_ns, items, reader.raw(size))
 
 
 def _decode_result(reader: _Reader) -> Result:
@@ -217,10 +251,43 @@ def _decode_result(reader: _Reader) -> Result:
             raise FrameError("A response is longer than its limit")
         return Value(Ref(header, Descriptor(segment, offset, length)), reader.raw(size))
     if tag == _TAG_FAULT:
-        _, code, splittable, kind, message = reader.take(_FAULT)
+        _, code, splittable, step, kind, message, has_reached = reader.take(_FAULT)
         texts = reader.text(kind, MAX_KIND_BYTES), reader.text(message, MAX_TEXT_BYTES)
-        return Fault(_checked_status(code), *texts, bool(splittable))
+        reached = _decode_ref(reader) if has_reached else None
+        return Fault(_checked_status(code), *texts, splittable, step, reached)
     raise FrameError(f"A reply has no results of kind {tag}")
+
+
+def _decode_ref(reader: _Reader) -> Ref:
+    header, *place = reader.take(_REACHED)
+    return Ref(header, Descriptor(*place))
+
+
+def passed_size(count: int) -> int:
+    """Return the bytes `encode_passed` will write for `count` items."""
+    return _PASSED.size + _INPUT.size * count
+
+
+def encode_passed(passed: Sequence[tuple[int, Ref]], view: memoryview) -> int:
+    """Write which items of a call have reached a step, and its input of each; return the length."""
+    _PASSED.pack_into(view, 0, len(passed))
+    end = _PASSED.size
+    for item, (header, place) in passed:
+        _INPUT.pack_into(view, end, item, header, *place)
+        end += _INPUT.size
+    return end
+
+
+def decode_passed(view: memoryview) -> list[tuple[int, Ref]]:
+    """Return what `encode_passed` wrote; raises `FrameError` if `view` is not exactly that."""
+    reader = _Reader(view)
+    (count,) = reader.take(_PASSED)
+    passed = []
+    for _ in reader.times(count, _INPUT.size):
+        item, header, *place = reader.take(_INPUT)
+        passed.append((item, Ref(header, Descriptor(*place))))
+    reader.finish()
+    return passed
 
 
 def load_failure_size(failure: LoadFailure) -> int:
@@ -234,15 +301,15 @@ def encode_load_failure(failure: LoadFailure, view: memoryview) -> int:
     Raises `struct.error` or `ValueError` if `view` is too short.
     """
     message = _cut(failure.message, MAX_TEXT_BYTES)
-    _FAILURE.pack_into(view, 0, _status(failure.code), len(message))
+    _FAILURE.pack_into(view, 0, _status(failure.code), failure.step, len(message))
     return _put(view, _FAILURE.size, message)
 
 
 def decode_load_failure(view: memoryview) -> LoadFailure:
     """Return the failure in `view`; raises `FrameError` if it is not exactly one."""
     reader = _Reader(view)
-    code, size = reader.take(_FAILURE)
-    failure = LoadFailure(_checked_status(code), reader.text(size, MAX_TEXT_BYTES))
+    code, step, size = reader.take(_FAILURE)
+    failure = LoadFailure(_checked_status(code), reader.text(size, MAX_TEXT_BYTES), step)
     reader.finish()
     return failure
 

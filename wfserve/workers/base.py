@@ -10,6 +10,10 @@ A pool is told what to do by plain calls that never block, and answers through i
     submit(items) ──▶ Batch ──┬─▶ batch_done(batch, outcomes)   the replica answered, an outcome an item
                               └─▶ batch_lost(batch, why)        it died, was stopped, or the pool closed
 
+A replica runs the nodes of a stage one after the other: its steps, mostly one. A batch begins with one step
+and ends with one, for all of its items. Whatever happens to an item on the way, it need not begin again: the
+input of the step that it had reached comes back with it.
+
 Every batch gets one of the two, once, before the pool has closed, and never within `submit` or `stop`. From
 `submit` on the pool holds shares of all payloads of the batch, until it has reported: whoever submitted may
 release its own at any moment. A replica that dies is replaced until the pool closes or `scale` has made it
@@ -19,7 +23,7 @@ one too many; a closing pool is idle in none of its replicas.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from wfserve.errors import WfserveError
 
@@ -31,15 +35,39 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class Item:
-    """One node job of one request. The pool shares what it needs of the payloads; it owns none of these."""
+    """One job of one request at one stage. The pool shares what it needs of the payloads.
+
+    It owns none of them but what it has `reached`: whoever made it calls `forget` in the end.
+    """
 
     request_id: str  # a UUID: a new one, as every node job of TorchServe has, or the request's own
     headers: Payload  # the client's headers, a JSON list of [name, value]
     inputs: tuple[tuple[int, Payload], ...]  # (index of the parent node, what it returned), in arrival order
+    first: int = 0  # step to begin with
+    last: int = 0  # step to end with
     direct: bool = False  # a client's call of this node alone: its body comes in, what leaves comes out
     alone: bool = (
         False  # to be run by itself: an attempt beside others was given up, and one of them may hang
     )
+
+    reached: Payload | None = None  # the input of its first step, where that is not the stage's
+
+    @property
+    def route(self) -> tuple[int, int, bool]:
+        """Return what all items of a batch have in common."""
+        return self.first, self.last, self.direct
+
+    def advance(self, step: int, reached: Payload) -> None:
+        """Begin with `step` from now on, whose input is `reached`, which the item owns now."""
+        self.forget()
+        self.first, self.reached = step, reached
+        self.inputs = ((0, reached),)
+
+    def forget(self) -> None:
+        """Release what has been reached; idempotent."""
+        if self.reached is not None:
+            self.reached.release()
+            self.reached = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +84,26 @@ class Failed:
 
     error: WfserveError
     splittable: bool = True  # the whole batch failed as one: its parts may do better alone
+    step: int = 0  # that failed
+    reached: Payload | None = None  # its input, if that is not the item's; whoever receives this owns it
 
 
 Outcome = Done | Failed
+
+
+class Ran(NamedTuple):
+    """What one step of a batch took (seconds), of how many items, and what its handler recorded."""
+
+    busy: float = 0.0
+    items: int = 0
+    metrics: bytes = b""  # JSON (`measure.recorded`), or empty
+
+
+class Whereabouts(NamedTuple):
+    """Which step a batch is at, and for how long it has been with the item that it is at (seconds)."""
+
+    step: int
+    seconds: float
 
 
 @dataclass(slots=True, eq=False)
@@ -68,8 +113,14 @@ class Batch:
     items: Sequence[Item]
     started: float  # trio clock, seconds
     replica: object = field(default=None, repr=False)
-    busy: float = 0.0  # seconds that the replica worked on it, once it is done
-    metrics: bytes = b""  # what its handler recorded, once it is done: JSON (`measure.recorded`), or empty
+    ran: Sequence[Ran] = ()  # a step each from the first on, once it is done
+    lost_at: int = 0  # step, once it is lost
+    reached: dict[int, Payload] = field(default_factory=dict)  # inputs of that step by item; the listener's
+
+    @property
+    def busy(self) -> float:
+        """Return the seconds that the replica worked on it."""
+        return sum(step.busy for step in self.ran)
 
 
 class Listener(Protocol):
@@ -89,7 +140,11 @@ class Listener(Protocol):
 
 
 class LoadError(WfserveError):
-    """A replica could not load its handler or model; the message says why, for the log."""
+    """A replica could not load the handler or model of one of its steps; says why, for the log."""
+
+    def __init__(self, message: str, step: int = 0) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +182,9 @@ class Pool(Protocol):
 
         Raises `ServiceUnavailableError` when there is no memory to lend; nothing has been started then.
         """
+
+    def whereabouts(self, batch: Batch) -> Whereabouts | None:
+        """Return how far a running `batch` is; None if it is known to run, and no more."""
 
     def stop(self, batch: Batch) -> None:
         """Kill the replica that runs `batch`; `batch_lost` follows once it is dead.

@@ -12,18 +12,24 @@ from typing import TYPE_CHECKING
 import trio
 
 from wfserve.errors import ServiceUnavailableError
-from wfserve.workers.base import Batch, Done, Item, PoolStatistics, ReplicaStatus
+from wfserve.workers.base import Batch, Done, Item, PoolStatistics, Ran, ReplicaStatus, Whereabouts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
+    from wfserve.transport.base import Payload
     from wfserve.workers.base import Listener, Outcome
 
     Work = Callable[[Sequence[Item]], Awaitable[Sequence[Outcome]]]
 
 
 class ReplicaDeath(Exception):  # noqa: N818 - what happens, not what went wrong with us
-    """Raised by the work of a fake replica to die in the middle of a batch."""
+    """Raised by the work of a fake replica to die in the middle of a batch, at a step."""
+
+    def __init__(self, step: int = 0, reached: dict[int, Payload] | None = None) -> None:
+        super().__init__()
+        self.step = step
+        self.reached = reached or {}
 
 
 class FakePool:
@@ -34,6 +40,7 @@ class FakePool:
         self._work = work
         self._restart = restart
         self._scopes: dict[Batch, trio.CancelScope] = {}
+        self._steps: dict[Batch, tuple[int, float]] = {}
         self._wanted = replicas
         self._numbers = itertools.count()
         self.idle = replicas
@@ -74,13 +81,14 @@ class FakePool:
         try:
             with self._scopes[batch]:
                 outcomes = await self._work(held)
-        except ReplicaDeath:
+        except ReplicaDeath as death:
+            batch.lost_at, batch.reached = death.step, death.reached
             outcomes = None
         finally:
             del self._scopes[batch]
             for item in held:
                 _let_go(item)
-            batch.busy = trio.current_time() - batch.started
+            batch.ran = (Ran(trio.current_time() - batch.started, len(held)),)
             self._report(batch, outcomes)
         if outcomes is None:
             await self._replace()
@@ -117,9 +125,21 @@ class FakePool:
         self._news.set()
         self._news = trio.Event()
 
+    def at(self, batch: Batch, step: int) -> None:
+        """Say that `batch` begins with `step` now; for fakes of several steps."""
+        self._steps[batch] = step, trio.current_time()
+
+    def whereabouts(self, batch: Batch) -> Whereabouts | None:
+        """Return what `at` was told last."""
+        if batch not in self._steps:
+            return None
+        step, since = self._steps[batch]
+        return Whereabouts(step, trio.current_time() - since)
+
     def stop(self, batch: Batch) -> None:
         """Kill the replica of `batch`."""
         if batch in self._scopes:
+            batch.lost_at, _ = self._steps.get(batch, (batch.items[0].first, 0.0))
             self._scopes[batch].cancel()
 
     def scale(self, wanted: int) -> None:
@@ -154,7 +174,7 @@ class FakePool:
 def _hold(item: Item) -> Item:
     """Share an item's payloads: its request may go while the batch still runs."""
     inputs = tuple((parent, payload.share()) for parent, payload in item.inputs)
-    return Item(item.request_id, item.headers.share(), inputs, item.direct)
+    return Item(item.request_id, item.headers.share(), inputs, *item.route)
 
 
 def _let_go(item: Item) -> None:

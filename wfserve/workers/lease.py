@@ -16,8 +16,10 @@ from wfserve.errors import (
     OutOfMemoryError,
     PredictionError,
     ServiceUnavailableError,
+    WfserveError,
 )
 from wfserve.transport.base import NOWHERE, Descriptor, Message, MessageKind
+from wfserve.transport.frame import Kind, pack_header
 from wfserve.transport.message import (
     Call,
     CallItem,
@@ -25,19 +27,23 @@ from wfserve.transport.message import (
     Ref,
     Value,
     call_size,
+    decode_passed,
     decode_reply,
     encode_call,
 )
-from wfserve.workers.base import Done, Failed
+from wfserve.workers.base import Done, Failed, Ran
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from wfserve.transport.base import Arena, Loan, Payload
+    from wfserve.transport.message import Result
+    from wfserve.transport.progress import Progress
     from wfserve.workers.base import Item, Outcome
 
 log = logging.getLogger(__name__)
 SMALLEST_EXTENT = 4096
+PLAIN = pack_header(Kind.BYTES, 0)  # of an input that is only kept: nobody reads it by this
 REPLY_BYTES = 256  # of one item in the reply, with some padding between results
 
 
@@ -69,11 +75,10 @@ class Lease:
         self._arena = arena
         self.number = number
         self._count = len(items)
-        self.busy = 0.0  # seconds that the child says it took
-        self.metrics = b""  # what its handler recorded, as the child says
+        self._first, self._last, _ = items[0].route
+        self.ran: tuple[Ran, ...] = ()  # what the child says of its steps
         self.kept: list[Payload] = []  # inputs that the child still looks at after its answer
         self._sizes = sizes
-        self._written = 0  # bytes of results in the extents
         self._extents: list[Loan] = []  # where results may lie
         self._slot: Loan | None = None  # where the call lies
         self._inputs: list[Payload] = []
@@ -86,14 +91,14 @@ class Lease:
 
     def _encode(self, items: Sequence[Item]) -> Message:
         extent = self._lend_for_results(len(items))
-        call = Call(tuple(self._call_item(item) for item in items), extent)
+        call = Call(tuple(self._call_item(item) for item in items), extent, *items[0].route)
         self._slot = slot = self._arena.loan(call_size(call))
         length = encode_call(call, slot.buffer)
         return Message(MessageKind.CALL, self.number, slot.descriptor._replace(length=length))
 
     def _call_item(self, item: Item) -> CallItem:
         inputs = tuple((parent, _hold(payload, self._inputs)) for parent, payload in item.inputs)
-        return CallItem(item.request_id, _hold(item.headers, self._headers), inputs, item.direct)
+        return CallItem(item.request_id, _hold(item.headers, self._headers), inputs)
 
     def _lend_for_results(self, items: int) -> Descriptor:
         try:
@@ -118,25 +123,51 @@ class Lease:
     def outcomes(self, reply: Descriptor) -> list[Outcome]:
         """Publish what the child wrote. Raises `FrameError` if it points anywhere it may not."""
         extent, start = self._find(reply)
-        results, kept, busy_ns, self.metrics = decode_reply(extent.buffer[start : start + reply.length])
-        if len(results) != self._count or any(position >= len(self._inputs) for position in kept):
-            raise FrameError(f"{len(results)} results for {self._count} items, {len(kept)} inputs kept")
-        outcomes = [self._publish(r) if isinstance(r, Value) else _failed(r) for r in results]
-        self.kept = [self._inputs[position].share() for position in sorted(set(kept))]
-        self.busy = busy_ns / 1e9
-        written = self._written + len(self.metrics)
-        self._sizes.learn(self._count, written)  # only now: lengths have been checked
+        results, kept, ran = decode_reply(extent.buffer[start : start + reply.length])
+        if len(results) != self._count or len(ran) > self._last - self._first + 1:
+            raise FrameError(f"{len(results)} results of {len(ran)} steps for {self._count} items")
+        outcomes = [self._outcome(result) for result in results]
+        self.kept = [self._publish(Ref(PLAIN, place)) for place in dict.fromkeys(kept)]
+        self.ran = tuple(Ran(step.busy_ns / 1e9, step.items, step.metrics) for step in ran)
+        self._learn(extent, start, reply.length)  # only now: lengths have been checked
         return outcomes
 
-    def _publish(self, value: Value) -> Done:
-        where = value.ref.descriptor
+    def _learn(self, extent: Loan, start: int, length: int) -> None:
+        """Learn what was written: all before the reply, and what that has more than it needs at least."""
+        full = sum(each.descriptor.length for each in self._extents[: self._extents.index(extent)])
+        self._sizes.learn(self._count, full + start + max(0, length - REPLY_BYTES * self._count))
+
+    def _outcome(self, result: Result) -> Outcome:
+        if isinstance(result, Value):
+            return Done(self._publish(result.ref), result.response)
+        if not self._first <= result.step <= self._last:
+            raise FrameError(f"step {result.step} failed, of {self._first} to {self._last}")
+        reached = None if result.reached is None else self._publish(result.reached)
+        return Failed(_error_of(result), result.splittable, result.step, reached)
+
+    def reached(self, seen: Progress) -> dict[int, Payload]:
+        """Publish what a dead child left of the step it was at, by item.
+
+        Raises `FrameError` if that points anywhere it may not.
+        """
+        if seen.passed is None:
+            return {}
+        extent, start = self._find(seen.passed)
+        passed = decode_passed(extent.buffer[start : start + seen.passed.length])
+        if any(item >= self._count for item, _ in passed):
+            raise FrameError(f"more items have passed than the {self._count} there are")
+        return {item: self._publish(ref) for item, ref in passed}
+
+    def _publish(self, ref: Ref) -> Payload:
+        """Publish what the child wrote, or was given: a result may be an input, or a part of one."""
+        where = ref.descriptor
+        for extent in self._extents:
+            if _within(where, extent.descriptor):
+                return extent.publish(ref.header, where.offset - extent.descriptor.offset, where.length)
         for given in self._inputs:
-            if _within(where, given.descriptor):  # handed on: the child returned what it was given
-                start = where.offset - given.descriptor.offset
-                return Done(given.part(value.ref.header, start, where.length), value.response)
-        extent, start = self._find(where)
-        self._written += where.length
-        return Done(extent.publish(value.ref.header, start, where.length), value.response)
+            if _within(where, given.descriptor):
+                return given.part(ref.header, where.offset - given.descriptor.offset, where.length)
+        raise FrameError(f"{where} lies outside what was lent")
 
     def _find(self, part: Descriptor) -> tuple[Loan, int]:
         for extent in self._extents:
@@ -169,11 +200,11 @@ def _within(part: Descriptor, whole: Descriptor) -> bool:
     )
 
 
-def _failed(fault: Fault) -> Failed:
+def _error_of(fault: Fault) -> WfserveError:
     if fault.kind == "PredictionException":
-        return Failed(PredictionError(fault.message, code=fault.code), splittable=fault.splittable)
+        return PredictionError(fault.message, code=fault.code)
     if fault.kind == BadRequestError.type:
-        return Failed(BadRequestError(fault.message, code=fault.code), splittable=fault.splittable)
+        return BadRequestError(fault.message, code=fault.code)
     if fault.code == OutOfMemoryError.status:
-        return Failed(OutOfMemoryError(fault.message), splittable=fault.splittable)
-    return Failed(InternalError(fault.message, code=fault.code), splittable=fault.splittable)
+        return OutOfMemoryError(fault.message)
+    return InternalError(fault.message, code=fault.code)

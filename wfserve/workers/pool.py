@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from wfserve.child.spec import stage_name
 from wfserve.errors import FrameError, ServiceUnavailableError
 from wfserve.transport.base import MessageKind
-from wfserve.workers.base import Batch, LoadError, PoolStatistics, ReplicaStatus
+from wfserve.workers.base import Batch, LoadError, PoolStatistics, ReplicaStatus, Whereabouts
 from wfserve.workers.lease import Lease, ResultSizes
 from wfserve.workers.process import start_worker
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from wfserve.child.spec import WorkerSpec
     from wfserve.transport.base import Descriptor, Message, Payload, Transport
+    from wfserve.transport.progress import Progress
     from wfserve.workers.base import Item, Listener
     from wfserve.workers.process import Worker
 
@@ -88,7 +90,7 @@ class _Replica:
         self.batch: Batch | None = None
         self.lease: Lease | None = None
         self.ready = False
-        self.failure = ""  # why it did not load
+        self.failure: LoadError | None = None  # why it did not load
         self.end = ""  # why its batch is lost, once it is dying
         self.heard = True  # False once nothing that the worker still says is believed
 
@@ -98,12 +100,18 @@ class _Replica:
 
 
 class ProcessPool:
-    """Workers for one `WorkerSpec`. `run` must be running while batches are submitted."""
+    """Workers for a chain of nodes. `run` must be running while batches are submitted."""
 
     def __init__(
-        self, spec: WorkerSpec, settings: PoolSettings, transport: Transport, server: int, listener: Listener
+        self,
+        chain: Sequence[WorkerSpec],
+        settings: PoolSettings,
+        transport: Transport,
+        server: int,
+        listener: Listener,
     ) -> None:
-        self.spec = spec
+        self._chain = tuple(chain)
+        self._name = stage_name(chain)
         self._settings = settings
         self._transport = transport
         self._server = server
@@ -118,7 +126,7 @@ class ProcessPool:
         self._nursery: trio.Nursery | None = None
         self._closing = False
         self._failure: LoadError | None = None
-        self._last_failure = ""
+        self._last_failure = LoadError("")
         self._deaths = self._batches = self._lost = 0
 
     @property
@@ -148,7 +156,7 @@ class ProcessPool:
         assert self._nursery is not None
         replica = _Replica(next(self._numbers), must_load=must_load)
         self._replicas.append(replica)
-        self._nursery.start_soon(self._keep, replica, name=f"{self.spec.name} worker {replica.number}")
+        self._nursery.start_soon(self._keep, replica, name=f"{self._name} worker {replica.number}")
         return replica
 
     async def _keep(self, replica: _Replica) -> None:
@@ -158,7 +166,7 @@ class ProcessPool:
                 failure = await self._live(replica)
                 self._deaths += 1
                 replica.deaths += 1
-                if failure:
+                if failure is not None:
                     self._note(failure)
                     if replica.must_load and not replica.loaded.is_set():
                         self._give_up(failure)
@@ -167,8 +175,8 @@ class ProcessPool:
         self._replicas.remove(replica)
         self._tell()
 
-    def _note(self, failure: str) -> None:
-        log.error("%s: %s", self.spec.name, failure)
+    def _note(self, failure: LoadError) -> None:
+        log.error("%s: %s", self._chain[failure.step].name, failure.message)
         self._load_failures += 1
         self._last_failure = failure
         self._tell()
@@ -177,32 +185,32 @@ class ProcessPool:
         self._news.set()
         self._news = trio.Event()
 
-    def _give_up(self, failure: str) -> None:
+    def _give_up(self, failure: LoadError) -> None:
         assert self._nursery is not None
-        self._failure = self._failure or LoadError(failure)
+        self._failure = self._failure or failure
         self._nursery.cancel_scope.cancel()
 
     async def _back_off(self, replica: _Replica) -> None:
         if not replica.leaving and (delay := restart_delay(replica.deaths)):
             replica.state = "BACKING_OFF"
-            log.warning("%s: starting a worker again in %.1f s", self.spec.name, delay)
+            log.warning("%s: starting a worker again in %.1f s", self._name, delay)
             await trio.sleep(delay)
 
-    async def _live(self, replica: _Replica) -> str:
+    async def _live(self, replica: _Replica) -> LoadError | None:
         """Run one worker from its start until it is dead; return why it did not load, if it did not."""
         replica.vacate("STARTING")
         try:
-            async with start_worker(self.spec, self._transport, self._server) as worker:
+            async with start_worker(self._chain, self._transport, self._server) as worker:
                 replica.worker = worker
                 try:
                     await self._attend(replica, worker)
                 finally:  # it may take seconds to end, and takes no batch meanwhile
                     self._retire(replica)
         except (OSError, EOFError, ServiceUnavailableError) as error:
-            replica.failure = f"a worker could not be started: {error}"
+            replica.failure = LoadError(f"a worker could not be started: {error}")
         finally:
             self._bury(replica)
-        return "" if replica.ready else replica.failure or "the worker died while it loaded"
+        return None if replica.ready else replica.failure or LoadError("the worker died while it loaded")
 
     async def _attend(self, replica: _Replica, worker: Worker) -> None:
         """Hear the worker until it is dead, its last words included."""
@@ -217,6 +225,7 @@ class ProcessPool:
         if replica.heard:
             with self._distrusting(replica, worker):
                 self._handle_all(replica, worker, worker.link.drain())
+                self._ask_remains(replica, worker)
 
     async def _until_dead(self, worker: Worker, scope: trio.CancelScope) -> None:
         await worker.dead()
@@ -228,8 +237,8 @@ class ProcessPool:
             while not (replica.ready or replica.failure):
                 self._handle_all(replica, worker, await worker.link.receive())
         if waited.cancelled_caught:
-            replica.failure = f"the worker did not load within {timeout:g} s"
-            self._condemn(replica, worker, replica.failure)
+            replica.failure = LoadError(f"the worker did not load within {timeout:g} s")
+            self._condemn(replica, worker, replica.failure.message)
 
     @contextmanager
     def _distrusting(self, replica: _Replica, worker: Worker) -> Iterator[None]:
@@ -238,7 +247,7 @@ class ProcessPool:
             yield
         except (FrameError, BufferError) as error:
             # As text: a record that holds the traceback holds views of the worker's extents.
-            log.error("%s: worker %d cannot be trusted any more: %s", self.spec.name, worker.pid, str(error))
+            log.error("%s: worker %d cannot be trusted any more: %s", self._name, worker.pid, str(error))
             self._condemn(replica, worker, "its worker could not be trusted any more")
 
     def _condemn(self, replica: _Replica, worker: Worker, why: str) -> None:
@@ -267,9 +276,14 @@ class ProcessPool:
             case MessageKind.READY if not replica.ready:
                 self._ready(replica)
             case MessageKind.FAILED if not replica.ready:
-                replica.failure = worker.load_failure(message.descriptor)
+                replica.failure = self._checked(worker.load_failure(message.descriptor))
             case _:
                 raise FrameError(f"message {message.kind} when the worker is {replica.state}")
+
+    def _checked(self, failure: LoadError) -> LoadError:
+        if failure.step >= len(self._chain):
+            raise FrameError(f"there is no step {failure.step} that could not load")
+        return failure
 
     def _ready(self, replica: _Replica) -> None:
         replica.ready = True
@@ -290,7 +304,7 @@ class ProcessPool:
         if batch is None or lease is None or message.tag != lease.number:
             raise FrameError(f"an answer to batch {message.tag}, which is not running")
         outcomes = lease.outcomes(message.descriptor)
-        batch.busy, batch.metrics = lease.busy, lease.metrics
+        batch.ran = lease.ran
         replica.kept += lease.kept
         lease.end()
         replica.batch = replica.lease = None
@@ -308,7 +322,34 @@ class ProcessPool:
         batch, replica.batch, replica.lease, replica.worker = replica.batch, None, None, None
         if batch is not None:
             self._lost += 1
-            self._listener.batch_lost(batch, f"{self.spec.name}: {replica.end}")
+            self._listener.batch_lost(batch, f"{self._name}: {replica.end}")
+
+    def _ask_remains(self, replica: _Replica, worker: Worker) -> None:
+        """Learn which step the dead worker was at with its batch, and what that had begun with.
+
+        Raises `FrameError` if that cannot be.
+        """
+        batch, lease = replica.batch, replica.lease
+        if batch is not None and lease is not None and (seen := self._seen(worker, lease, batch)):
+            batch.lost_at, batch.reached = seen.step, lease.reached(seen)
+
+    def _seen(self, worker: Worker, lease: Lease, batch: Batch) -> Progress | None:
+        """Return what the worker says of its progress, if it can be true."""
+        if len(self._chain) == 1:
+            return None
+        seen = worker.progress(lease.number)
+        first, last, _ = batch.items[0].route
+        return seen if seen is not None and first <= seen.step <= last else None
+
+    def whereabouts(self, batch: Batch) -> Whereabouts | None:
+        """Return how far a running batch is."""
+        replica = batch.replica
+        if not isinstance(replica, _Replica) or replica.batch is not batch:
+            return None
+        if replica.worker is None or replica.lease is None:
+            return None
+        seen = self._seen(replica.worker, replica.lease, batch)
+        return None if seen is None else Whereabouts(seen.step, seen.seconds)
 
     def submit(self, items: Sequence[Item]) -> Batch:
         """Send `items` to the idle replica that was busy last."""
@@ -318,7 +359,7 @@ class ProcessPool:
         replica.lease = Lease(self._transport.arena, next(self._batch_numbers), items, self._sizes)
         self._idle.pop()
         replica.state = "BUSY"
-        replica.batch = Batch(items, trio.current_time(), replica)
+        replica.batch = Batch(items, trio.current_time(), replica, lost_at=items[0].first)
         with self._distrusting(replica, worker):  # if its ring is corrupted: `batch_lost` follows
             worker.link.send(replica.lease.call)
         return replica.batch
@@ -351,9 +392,9 @@ class ProcessPool:
             if all(r.state in ("READY", "BUSY") and not r.leaving for r in self._replicas):
                 return
             if self._load_failures > failures:
-                raise LoadError(self._last_failure)
+                raise self._last_failure
             await self._news.wait()
-        raise ServiceUnavailableError(f"{self.spec.name} is being unregistered.")
+        raise ServiceUnavailableError(f"{self._name} is being unregistered.")
 
     def statistics(self) -> PoolStatistics:
         """Return counts and replicas."""

@@ -22,18 +22,23 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from wfserve.child.spec import stage_name
 from wfserve.errors import FrameError
 from wfserve.transport.base import NOWHERE, Message, MessageKind
 from wfserve.transport.message import decode_load_failure
+from wfserve.transport.progress import read
+from wfserve.workers.base import LoadError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
     from multiprocessing.context import ForkServerProcess, SpawnProcess
 
     from wfserve.child.spec import WorkerSpec
     from wfserve.transport.base import Descriptor, Link, Loan, Transport
+    from wfserve.transport.progress import Progress
 
     ChildProcess = ForkServerProcess | SpawnProcess
+    Chain = Sequence[WorkerSpec]
 
 log = logging.getLogger(__name__)
 SCRATCH_BYTES = 65536  # for what a child says before its first batch: why its model failed to load
@@ -87,35 +92,37 @@ def warm_up() -> None:
     import torch.multiprocessing  # noqa: F401 - heavy, and loaded while the fork server loads it, too
 
 
-def _start(spec: WorkerSpec, port: object, server: int) -> ChildProcess:
+def _start(chain: Chain, port: object, server: int) -> ChildProcess:
     """Start a child and return once it exists. Blocks: milliseconds, or seconds the first time."""
     warm_up()
-    own = spec.python is not None or spec.packages is not None
+    own = chain[0].python is not None or chain[0].packages is not None
     make = _with_own_interpreter if own else _of_fork_server
-    with _starting, _launcher_hidden(), _executable(spec.python):
-        process = make(spec, port, CarriedFd(server))
+    with _starting, _launcher_hidden(), _executable(chain[0].python):
+        process = make(chain, port, CarriedFd(server))
         process.start()
     return process
 
 
-def _of_fork_server(spec: WorkerSpec, *more: object) -> ForkServerProcess:
+def _of_fork_server(chain: Chain, *more: object) -> ForkServerProcess:
     from torch.multiprocessing import get_context  # heavy
 
     from wfserve.child.main import run
 
     context = get_context("forkserver")
-    process: ForkServerProcess = context.Process(target=run, args=(spec, *more), name=spec.name, daemon=False)
+    process: ForkServerProcess = context.Process(
+        target=run, args=(chain, *more), name=stage_name(chain), daemon=False
+    )
     return process
 
 
-def _with_own_interpreter(spec: WorkerSpec, *more: object) -> SpawnProcess:
+def _with_own_interpreter(chain: Chain, *more: object) -> SpawnProcess:
     from torch.multiprocessing import get_context  # heavy
 
     from wfserve.child.arrival import Carried, run
 
-    carried = Carried(spec.packages, spec, *more)
+    carried = Carried(chain[0].packages, chain, *more)
     process: SpawnProcess = get_context("spawn").Process(
-        target=run, args=(carried,), name=spec.name, daemon=False
+        target=run, args=(carried,), name=stage_name(chain), daemon=False
     )
     return process
 
@@ -143,14 +150,18 @@ class Worker:
         self._process = process
         self._pidfd = os.pidfd_open(self.pid)
 
-    def load_failure(self, where: Descriptor) -> str:
-        """Return why the handler did not load, as the child wrote it into its scratch extent."""
+    def progress(self, number: int) -> Progress | None:
+        """Return how far the child says it is with the batch of that number, None if it has not begun."""
+        return read(self._scratch.buffer, number)
+
+    def load_failure(self, where: Descriptor) -> LoadError:
+        """Return why a handler did not load, as the child wrote it into its scratch extent."""
         start = where.offset - self._scratch.descriptor.offset
         scratch = self._scratch.descriptor
         if where.segment != scratch.segment or start < 0 or start + where.length > scratch.length:
             raise FrameError(f"{where} lies outside the scratch extent")
         failure = decode_load_failure(self._scratch.buffer[start : start + where.length])
-        return f"{failure.message} ({failure.code})"
+        return LoadError(f"{failure.message} ({failure.code})", failure.step)
 
     async def dead(self) -> None:
         """Return when the child has died."""
@@ -197,8 +208,10 @@ def _adopt(process: ChildProcess, link: Link, scratch: Loan) -> Worker:
 
 
 @asynccontextmanager
-async def start_worker(spec: WorkerSpec, transport: Transport, server: int) -> AsyncIterator[Worker]:
-    """Start a child; leaving the block means it is gone. `server` is a pidfd of this process.
+async def start_worker(chain: Chain, transport: Transport, server: int) -> AsyncIterator[Worker]:
+    """Start a child for the nodes of `chain`; leaving the block means it is gone.
+
+    `server` is a pidfd of this process.
 
     Raises `OSError` or `EOFError` if the process cannot be started, `ServiceUnavailableError` if there is no
     memory to lend it.
@@ -210,7 +223,7 @@ async def start_worker(spec: WorkerSpec, transport: Transport, server: int) -> A
         link.close()
         raise
     try:
-        process = await trio.to_thread.run_sync(_start, spec, port, server)
+        process = await trio.to_thread.run_sync(_start, chain, port, server)
         worker = _adopt(process, link, scratch)
         gently = False
         try:

@@ -1,0 +1,66 @@
+"""A Home is where one node's code lives: its working directory, its import path, and its modules.
+
+A worker that runs a chain of nodes goes from home to home, so that each node finds what it would find in a
+worker of its own: archives may have modules of equal names, two functions of a file their own globals each.
+What is process-wide is shared all the same: the environment but PYTHONPATH, torch's settings, installed
+packages.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import ModuleType
+
+
+class Home:
+    """The surroundings of one node, while it is entered; a context manager."""
+
+    def __init__(self, directory: str, own: Sequence[str], installed: Sequence[str]) -> None:
+        """Make the home of an archive; `own` precedes the `installed` packages on its import path."""
+        self._directory = os.path.abspath(directory)
+        self._own = os.pathsep.join(own)
+        self._path = list(dict.fromkeys([*own, *installed]))
+        self._roots = tuple(os.path.join(root, "") for root in {self._directory, os.path.realpath(directory)})
+        self._modules: dict[str, ModuleType] = {}
+        self._known = 0
+
+    def __enter__(self) -> None:
+        self.enter()
+
+    def __exit__(self, *_exception: object) -> None:
+        self.leave()
+
+    def enter(self) -> None:
+        """Make these the surroundings of what runs next."""
+        os.chdir(self._directory)
+        os.environ["PYTHONPATH"] = self._own
+        sys.path[:] = self._path
+        sys.modules.update(self._modules)
+        self._known = len(sys.modules)
+
+    def leave(self) -> None:
+        """Take the modules of this home out of sight."""
+        if len(sys.modules) != self._known:
+            self._modules |= self._imported()
+        for name in self._modules:
+            self._modules[name] = sys.modules.pop(name, self._modules[name])
+
+    def _imported(self) -> dict[str, ModuleType]:
+        return {name: module for name, module in list(sys.modules.items()) if self._is_own(module)}
+
+    def _is_own(self, module: ModuleType) -> bool:
+        return any(place.startswith(self._roots) for place in _places(module))
+
+
+def _places(module: ModuleType) -> Iterator[str]:
+    """Yield where a module lies; one without a file is a package of several directories, or of none."""
+    file = getattr(module, "__file__", None)
+    if isinstance(file, str):
+        yield os.path.abspath(file)
+    else:
+        yield from (os.path.join(str(place), "") for place in getattr(module, "__path__", None) or ())
