@@ -11,12 +11,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check -q
 NATIVE := $(wildcard native/*.cpp native/*.hpp)
+NATIVE_TESTS := $(wildcard native/tests/*.cpp native/tests/*.hpp)
+CMAKE := $(or $(shell command -v cmake),$(BIN)/cmake)
 DIGITS := $(filter-out %.png %.md,$(wildcard examples/digits/*))
 ARCHIVES := workflow_store/digits.war workflow_store/digits_cnn.mar workflow_store/digits_mlp.mar
 WORKLOADS := build/workloads
 SECONDS_PER_CELL ?= 5
+REQUESTS ?= 1000000
 
-.PHONY: help install archives serve test test-slow conformance lint bench stubs wheel clean
+.PHONY: help install archives serve test test-slow test-native soak conformance lint bench stubs wheel clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -32,6 +35,14 @@ test: install $(ARCHIVES) ## run the tests; those that take minutes: make test-s
 test-slow: install $(ARCHIVES) ## run the fault tests that take minutes
 	$(BIN)/python -m pytest -q -s -m slow
 
+test-native: $(filter $(BIN)/%,$(CMAKE)) ## stress the native concepts without Python, under the sanitizers
+	$(CMAKE) -S native/tests -B build/native-tests
+	$(CMAKE) --build build/native-tests
+	CTEST_OUTPUT_ON_FAILURE=1 $(CMAKE) --build build/native-tests --target test
+
+soak: install ## a million requests with faults, after which nothing must be left; REQUESTS=1000000
+	$(BIN)/python -m tests.soak --requests $(REQUESTS)
+
 conformance: install ## compare with TorchServe 0.12.0: TORCHSERVE=/path/to/its/venv (needs Java 17); without it, wfserve alone
 	TORCHSERVE="$(TORCHSERVE)" $(BIN)/python -m pytest -q -m "not gpu" tests/conformance
 
@@ -46,6 +57,9 @@ $(VENV)/.venv:
 		{ echo "no C++ compiler was found; on Debian: apt-get install g++"; exit 1; }
 	"$(PYTHON)" -m venv $(VENV)
 	@touch $@
+
+$(BIN)/cmake: $(VENV)/.venv
+	$(PIP) install "cmake>=3.18"
 
 $(VENV)/.torch: $(VENV)/.venv
 	$(if $(TORCH),$(PIP) install $(TORCH))
@@ -65,7 +79,7 @@ lint: install ## ruff, mypy and clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(NATIVE)
+	$(BIN)/clang-format --dry-run --Werror $(NATIVE) $(NATIVE_TESTS)
 	$(BIN)/python native/stub.py --check
 
 stubs: install ## write wfserve/_native.pyi anew

@@ -203,12 +203,27 @@ class Arena {
         }
     }
 
+    bool begins_page(unsigned c, std::uint32_t index) const { return offset_of(c, index) % page() == 0; }
+
+    // How far the free slots reach, on the page that `index` lies in, down and up from it. Some may be cold:
+    // a page whose slots had all been punched may have been lent again in part.
+    std::uint32_t free_before(unsigned c, std::uint32_t index) const {
+        while (!begins_page(c, index) && classes_[c].slots[index - 1].refs == 0) --index;
+        return index;
+    }
+    std::uint32_t free_behind(unsigned c, std::uint32_t index) const {
+        const std::vector<Slot>& slots = classes_[c].slots;
+        while (index < slots.size() && !begins_page(c, index) && slots[index].refs == 0) ++index;
+        return index;
+    }
+
     // Punch the whole pages among the free neighbours [first, last) in one call; slots on other pages stay
     // warm.
     void trim_run(unsigned c, std::uint32_t first, std::uint32_t last) {
-        const bool nothing_behind = last == classes_[c].slots.size();
-        const std::uint64_t from = round_up(offset_of(c, first), page());
-        const std::uint64_t end = offset_of(c, last);
+        const std::uint32_t before = free_before(c, first), behind = free_behind(c, last);
+        const bool nothing_behind = behind == classes_[c].slots.size();
+        const std::uint64_t from = round_up(offset_of(c, before), page());
+        const std::uint64_t end = offset_of(c, behind);
         const std::uint64_t to = nothing_behind ? round_up(end, page()) : end / page() * page();
         const bool punched = to > from && segment_.punch(from, to - from);
         for (std::uint32_t index = last; index-- > first;) {

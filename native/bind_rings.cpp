@@ -8,6 +8,7 @@
 #include "doorbell.hpp"
 #include "ring.hpp"
 #include "segment.hpp"
+#include "spin.hpp"
 
 namespace wfserve {
 
@@ -61,6 +62,7 @@ class ChildEnd {
           out_(rings_in(mapping_).to_server) {}
 
     nb::object receive() {
+        if (in_.available() == 0 && policy_.next()) look_a_moment();
         while (in_.available() == 0) {
             if (in_.fall_asleep()) sleep();
             if (PyErr_CheckSignals() != 0) nb::raise_python_error();
@@ -79,6 +81,11 @@ class ChildEnd {
         if (size_of(fd) != sizeof(RingPair))
             throw std::invalid_argument("The descriptor is not of a ring pair");
         return sizeof(RingPair);
+    }
+
+    void look_a_moment() {
+        const nb::gil_scoped_release released;
+        policy_.learn(spin([this] { return in_.available() != 0; }));
     }
 
     // A signal that another thread of the process took is noticed after a second at the latest.
@@ -102,6 +109,7 @@ class ChildEnd {
     Fd doorbell_;
     Consumer in_;
     Producer out_;
+    SpinPolicy policy_;
 };
 
 }  // namespace

@@ -19,6 +19,7 @@ nb::object make_message(const Entry& entry);
 Entry parse_message(nb::handle message);
 
 void bind_arena(nb::module_& module);
+void bind_gather(nb::module_& module);
 void bind_rings(nb::module_& module);
 
 }  // namespace wfserve

@@ -93,13 +93,14 @@ Entry parse_message(nb::handle message) {
 
 NB_MODULE(_native, module) {
     using namespace wfserve;
-    module.doc() = "Shared memory between the server and its workers: arena, rings, doorbells.";
+    module.doc() = "Shared memory between the server and its workers: arena, rings, doorbells, batches.";
     // A handler may look at shared memory until its interpreter ends: not a leak to report.
     nb::set_leak_warnings(false);
     nb::register_exception_translator(translate_system_error);
     import_contract();
     bind_arena(module);
     bind_rings(module);
+    bind_gather(module);
     module.attr("FRAME_HEADER_SIZE") = sizeof(FrameHeader);
     module.attr("RING_CAPACITY") = kRingCapacity;
     module.def(

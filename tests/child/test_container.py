@@ -150,6 +150,13 @@ def test_what_is_not_plain_is_as_torch_saves_it(value: torch.Tensor) -> None:
     assert container.load(memoryview(data)) is None
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_nested_tensor_is_as_torch_saves_it() -> None:
+    value = torch.nested.as_nested_tensor([torch.ones(2), torch.zeros(3)])
+    read = torch.load(io.BytesIO(saved(value)), weights_only=False)
+    assert [each.tolist() for each in read.unbind()] == [[1, 1], [0, 0, 0]]
+
+
 def test_records_are_those_of_format_version_3() -> None:
     data = saved(torch.arange(100.0))
     with zipfile.ZipFile(io.BytesIO(data)) as archive:

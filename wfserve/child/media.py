@@ -7,7 +7,6 @@ application/x-pytorch       one tensor, as `torch.save` has it
 
 from __future__ import annotations
 
-import math
 import re
 from typing import TYPE_CHECKING, Any, Final
 
@@ -159,10 +158,9 @@ def _quality(parameters: list[str]) -> float:
         name, _, value = parameter.partition("=")
         if name.strip() == "q":
             try:
-                quality = float(value)
+                return min(float(value), 1.0)
             except ValueError:
                 return 0.0
-            return min(max(quality, 0.0), 1.0) if math.isfinite(quality) else 0.0
     return 1.0
 
 

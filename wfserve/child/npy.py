@@ -34,7 +34,7 @@ def load(view: memoryview) -> torch.Tensor:
     header = _header(bytes(view[: _MAGIC_LENGTH + _LONGEST_HEADER + 4]))
     shape = header.shape[::-1] if header.is_fortran else header.shape
     elements = view[header.length :]
-    if header.dtype.byteorder == ">" and elements.nbytes:
+    if header.dtype.byteorder == ">":
         elements = _flipped(elements, header.dtype)
     tensor = tensor_over(elements, header.dtype.name, shape)
     return tensor.permute(*reversed(range(tensor.dim()))) if header.is_fortran else tensor
@@ -69,8 +69,6 @@ def _parsed(start: bytes) -> _Header:
         shape, is_fortran, dtype = read(file, max_header_size=_LONGEST_HEADER)
     except Exception as problem:  # it evaluates a literal, and makes a dtype of what it finds there
         raise ValueError(f"The header of the .npy file cannot be read: {problem}") from None
-    if dtype.name not in objects.DTYPES or min(shape, default=0) < 0:
-        raise ValueError(f"An array of {dtype} and shape {shape} cannot be a tensor")
     return _Header(file.tell(), dtype, shape, is_fortran)
 
 

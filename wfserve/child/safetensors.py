@@ -54,7 +54,7 @@ def load(view: memoryview) -> dict[str, torch.Tensor]:
     header, elements = _split(view)
     tensors, end = {}, 0
     for start, stop, name, entry in sorted(map(_placed, header.items()), key=lambda each: each[:3]):
-        if start != end or stop < start:
+        if start != end:
             raise ValueError(f"The tensor {name!r} does not begin where another ends")
         tensors[name] = _tensor(name, entry, elements[start:stop])
         end = stop

@@ -187,25 +187,30 @@ class Workflow:
     def resize(self, node: str, minimum: int, maximum: int) -> None:
         """Have from `minimum` to `maximum` workers for one node from now on; `scaled` tells when it is so.
 
-        A node that shares a stage gets one of its own unless it has one worker, and shares it again then.
+        A node that shares a stage gets one of its own unless it has one worker, and shares one again then, if
+        that loads.
         """
         before = self.blueprint
         self._not_changed.pop(node, None)
         self.blueprint = before.resized(node, minimum, maximum)
-        chain = self.route.chain(node)
-        if self.blueprint.plan().stages == tuple(self._lines):
+        chain, stages = self.route.chain(node), self.blueprint.plan().stages
+        if len(chain) == 1 or stages == tuple(self._lines):
             settings = self.blueprint.stage(chain).settings
-            self._lines[chain].stage.resize(settings.min_workers, settings.max_workers)
-        elif self._nursery is not None:
+            self.route.stages[node].resize(settings.min_workers, settings.max_workers)
+        if stages != tuple(self._lines) and self._nursery is not None:
             self._changes += 1
-            self._nursery.start_soon(self._exchange, node, before.nodes[node])
+            needed = before.nodes[node] if len(chain) > 1 else None
+            self._nursery.start_soon(self._exchange, node, needed)
 
-    async def _exchange(self, node: str, before: NodePlan) -> None:
-        """Start the stages that are planned now, let new requests take them, and end those they replace."""
+    async def _exchange(self, node: str, before: NodePlan | None) -> None:
+        """Start the stages that are planned now, let new requests take them, and end those they replace.
+
+        If they do not load, all stays as it is, and `node`, if it was split off for this, as it was `before`.
+        """
         try:
             async with self._changing:
                 failures = await self._exchange_lines()
-            if failures:
+            if failures and before is not None:
                 self._not_changed[node] = failures[0]
                 stage = before.stage
                 self.blueprint = self.blueprint.resized(node, stage.min_workers, stage.max_workers)
