@@ -62,7 +62,9 @@ def load(handler, directory, manifest=None):
     loaded = Handler(WorkerSpec("node", handler, str(directory), manifest is None, manifest))
 
     def run(rows):
-        answers = loaded.run([Job(f"request-{n}", Headers(b"[]"), row) for n, row in enumerate(rows)])
+        jobs = [Job(f"request-{n}", Headers(b"[]"), row) for n, row in enumerate(rows)]
+        parts = [[job] for job in jobs] if manifest is None else [jobs]
+        answers = [answer for part in parts for answer in loaded.call(part)]
         return [getattr(answer, "value", answer) for answer in answers]
 
     return run

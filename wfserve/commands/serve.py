@@ -40,7 +40,7 @@ _accepted = partial(click.option, hidden=True)  # of torchserve, for its scripts
 @click.command(cls=_Serve)
 @click.option("--start/--stop", default=True, help="Start a server, or stop the one of this state directory.")
 @click.option(
-    "--ts-config", type=FILE, help="Properties file; default $TS_CONFIGFILE or ./config.properties."
+    "--ts-config", type=FILE, help="Properties file; default $TS_CONFIG_FILE or ./config.properties."
 )
 @click.option("--workflow-store", type=FILE, help="Directory of .war files; default ./workflow_store.")
 @click.option("--model-store", type=FILE, help="Directory of .mar files; default: the workflow store.")
