@@ -91,13 +91,8 @@ def test_killing_workers_under_load_costs_no_request(tmp_path, store):
         assert len(answers) > 100
         assert wrong == []
         assert server.metric("wfserve_arena_slots") == slots
-        assert (
-            sum(
-                server.metric("wfserve_worker_deaths_total", workflow="loaded", node=n)
-                for n in ("echo", "upper")
-            )
-            == 20
-        )
+        for node in ("echo", "upper"):  # which share their workers
+            assert server.metric("wfserve_worker_deaths_total", workflow="loaded", node=node) == 20
 
 
 def wait_for_progress(answers, more):
@@ -140,7 +135,7 @@ def test_kill_9_of_the_server_leaves_nothing(tmp_path, store, kind):
             client.sendall(b"POST /wfpredict/holder HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\nx")
             wait_for_metric(server, "wfserve_node_running", 1, "holder", "hold")
             family = server.descendants()
-            assert len(family) >= 5
+            assert len(family) >= 4
             server.process.kill()
             assert wait_until_gone(family) == set()
 

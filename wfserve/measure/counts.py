@@ -58,7 +58,7 @@ class NodeCounts:
         self.run_time = Histogram(SECONDS)  # of batches, from leaving for the worker to its answer
         self.batch_size = Histogram(SIZES)
         self.latency = 0.0  # from arrival to result, summed over items that have one
-        self.started_at = self.ended_at = 0.0  # of the last batch
+        self.started_at = self.ended_at = 0.0  # of the last batch that had waited, and of the last
         self.waited = 0.0  # the last item, in the queue
         self.busy = 0.0  # the worker, with the last batch
         self.overhead = 0.0  # what the last batch took longer than that
@@ -68,8 +68,8 @@ class NodeCounts:
     def batch_started(self, at: float, items: int, arrivals: list[float]) -> None:
         """Count a batch that left at `at`; `arrivals` are those of the items that had not run before."""
         self.batch_size.observe(items)
-        self.started_at = at
         for arrived in arrivals:
+            self.started_at = at
             self.waited = at - arrived
             self.queue_time.observe(self.waited)
 
