@@ -101,6 +101,7 @@ def _description(workflow: Workflow) -> dict[str, object]:
         "batchSize": settings.batch_size,
         "maxBatchDelay": settings.max_batch_delay_ms,
         "workflowDag": _java_map(workflow.blueprint.archive.spec.dag),
+        "stages": workflow.blueprint.plan().stages,
     }
 
 

@@ -58,7 +58,7 @@ class NodeCounts:
         self.run_time = Histogram(SECONDS)  # of batches, from leaving for the worker to its answer
         self.batch_size = Histogram(SIZES)
         self.latency = 0.0  # from arrival to result, summed over items that have one
-        self.started_at = self.ended_at = 0.0  # of the last batch that had waited, and of the last
+        self.started_at = self.ended_at = 0.0  # of the last batch that had waited, and that had travelled
         self.waited = 0.0  # the last item, in the queue
         self.busy = 0.0  # the worker, with the last batch
         self.overhead = 0.0  # what the last batch took longer than that
@@ -73,13 +73,19 @@ class NodeCounts:
             self.waited = at - arrived
             self.queue_time.observe(self.waited)
 
-    def batch_ended(self, at: float, started: float, busy: float, recorded: bytes) -> None:
-        """Count a batch that was answered at `at`, and on which the worker was `busy`."""
+    def batch_ended(
+        self, at: float, started: float, busy: float, recorded: bytes, *, travelled: bool = True
+    ) -> None:
+        """Count a batch that was answered at `at`, and on which the worker was `busy`.
+
+        One that had not `travelled` was at the worker already, with the node before.
+        """
         seconds = at - started
         self.run_time.observe(seconds)
-        self.ended_at = at
         self.busy = busy
-        self.overhead = max(0.0, seconds - busy)
+        if travelled:
+            self.ended_at = at
+            self.overhead = max(0.0, seconds - busy)
         if recorded:
             self.recorded.take(recorded)
 

@@ -117,7 +117,9 @@ def _of_nodes(nodes: list[Node]) -> dict[str, Values]:
         "ts_queue_latency_microseconds": [
             ((n.model, "default"), n.measured.queue_time.sum * 1e6) for n in used
         ],
-        "PredictionTime": [((n.model, "Model"), n.measured.busy * 1e3) for n in used if n.measured.ended_at],
+        "PredictionTime": [
+            ((n.model, "Model"), n.measured.busy * 1e3) for n in used if n.measured.run_time.count
+        ],
         "WorkerLoadTime": [
             ((f"W-{replica.id}-{n.model}_{n.version}", "Host"), seconds * 1e3)
             for n in nodes

@@ -377,7 +377,7 @@ class Stage:
                 counts.batched_items += ran.items
                 measured.batch_started(begun, ran.items, [])
                 measured.latency += ran.busy * len(done)
-            measured.batch_ended(ended, begun, ran.busy, ran.metrics)
+            measured.batch_ended(ended, begun, ran.busy, ran.metrics, travelled=step == first)
 
     def _ended(self, batch: Batch) -> list[Ticket | None]:
         self._stopped.discard(batch)
