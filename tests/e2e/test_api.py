@@ -49,6 +49,7 @@ def test_register_describe_list_unregister(server, store):
             "batchSize": 8,
             "maxBatchDelay": 5000,
             "workflowDag": "{echo=[upper], upper=[left]}",
+            "stages": [["echo", "upper", "left"]],  # ours: which nodes share workers
         }
     ]
     listed = server.call("GET", "/workflows").json()["workflows"]

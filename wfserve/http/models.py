@@ -135,7 +135,7 @@ async def _description(workflow: Workflow, plan: NodePlan) -> dict[str, Any]:
         **_echoed(plan.worker),
         "loadedAtStartup": workflow.loaded_at_startup,
         "workers": [_worker(replica, memory, plan.worker) for replica in replicas],
-        "jobQueueStatus": _queue(stage),
+        "jobQueueStatus": _queue(stage, plan),
     }
 
 
@@ -173,9 +173,9 @@ def _instant(seconds: float) -> str:
     return written.removesuffix("+00:00") + "Z"
 
 
-def _queue(stage: Stage) -> dict[str, int]:
+def _queue(stage: Stage, plan: NodePlan) -> dict[str, int]:
     waiting = stage.statistics().queued
-    return {"remainingCapacity": max(0, stage.queue.limit - waiting), "pendingRequests": waiting}
+    return {"remainingCapacity": max(0, plan.stage.queue_size - waiting), "pendingRequests": waiting}
 
 
 async def _metadata(workflow: Workflow, plan: NodePlan, arena: Arena) -> dict[str, Any]:

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 MAX_PAGE = 100
+GC_THRESHOLDS = 20_000, 20, 20  # a request makes some 100 objects; Python's own 700 collect every few of them
 TRIM_INTERVAL = 10.0  # seconds between returns of free memory to the system
 
 
@@ -277,6 +278,7 @@ async def _warm_up() -> None:
         await trio.to_thread.run_sync(warm_up)
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
     except OSError as error:  # the first worker will try again, and whoever wants it is told
         log.warning("cannot start the fork server: %s", error)
 
