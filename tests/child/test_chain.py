@@ -168,6 +168,31 @@ def test_every_node_has_its_own_surroundings(server: Any, tmp_path: Path) -> Non
     assert not {"shared", "late", "handler"} & set(sys.modules)
 
 
+def test_a_node_stays_where_it_went(server: Any, tmp_path: Path) -> None:
+    """And finds what it has put on its path, while its neighbours see nothing of it."""
+    code = """
+        import os, sys
+        def handle(data, context):
+            if data is None:
+                sys.path.append(os.path.abspath("more"))
+                os.chdir("/")
+                return None
+            import further
+            return [f"{os.getcwd()} {further.NAME}"]
+    """
+    other = "import os\ndef handle(data, context):\n    return data and [os.getcwd()]\n"
+    chain = []
+    for name, text in (("a", "\n".join(line[8:] for line in code.splitlines())), ("b", other)):
+        (tmp_path / name / "more").mkdir(parents=True)
+        (tmp_path / name / "handler.py").write_text(text)
+        (tmp_path / name / "more" / "further.py").write_text("NAME = 'further'\n")
+        chain.append(WorkerSpec(name, "handler.py", str(tmp_path / name), is_function=True, parents=("x",)))
+    calls = [server.call(n, server.item(server.put(b"")), first=n % 2, last=n % 2) for n in range(4)]
+    _, *done = server.run(chain, *calls, homes=homes_of(chain))
+    said = [server.results(each)[0].data.decode() for each in done]
+    assert said == ["/ further", str(tmp_path / "b")] * 2
+
+
 def test_two_functions_of_a_file_do_not_share_their_globals(server: Any, archive: Make) -> None:
     code = """
         calls = 0

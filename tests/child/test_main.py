@@ -175,6 +175,26 @@ def test_a_value_that_raises_while_it_is_encoded_fails_alone(server: Any, archiv
     assert good.data == b"fine"
 
 
+@pytest.mark.parametrize(
+    "saying",
+    [
+        "context.set_response_status(10**30)",
+        "context.set_response_status({1})",
+        "context.set_response_header(0, 'x', '\\udc80')",
+    ],
+)
+def test_a_response_that_cannot_be_said_fails_alone(server: Any, archive: Make, saying: str) -> None:
+    code = f"""
+        def handle(data, context):
+            if data is not None:
+                {saying}
+                return ["x"] * len(data)
+    """
+    bad, good = server.batch(archive(code, leaf=True), server.item(), server.item())
+    assert (bad.code, bad.message) == (503, "The status or headers of the response cannot be sent.")
+    assert good.data == b"x"
+
+
 def test_response_headers_are_limited(server: Any, archive: Make) -> None:
     code = """
         def handle(data, context):

@@ -120,6 +120,18 @@ def test_any_bytes_are_refused(tmp_path_factory, value):
     assert not any(is_taken(tokens, kind, [(b"authorization", value)]) for kind in KINDS)
 
 
+@pytest.mark.parametrize("verdict", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_but_a_comparison_in_constant_time_decides(tokens, path, monkeypatch, kind, verdict):
+    """Its verdict stands against what the keys are, so no other comparison comes before or after it."""
+    key = keys(path)[kind]
+    near = key[:-1] + "!"  # differs in its last byte
+    compared = []
+    monkeypatch.setattr("wfserve.http.auth.compare_digest", lambda *pair: (compared.append(pair), verdict)[1])
+    assert [is_taken(tokens, kind, bearer(shown)) for shown in (key, near)] == [verdict] * 2
+    assert compared == [(shown.encode(), key.encode()) for shown in (key, near)]
+
+
 @pytest.mark.parametrize("kind", ["management", "inference"])
 def test_a_new_key_ends_the_old_one_alone(tokens, path, clock, kind):
     before = keys(path)

@@ -88,7 +88,7 @@ async def test_our_own(config):
     assert found["wfserve_node_attempts_total", "obey", "w"] == 5
     assert found["wfserve_node_retries_total", "obey", "w"] == 1
     assert found["wfserve_node_retries_total", "count", "w"] == 0
-    assert found["wfserve_node_queue_size", "count", "w"] == 200  # of both nodes, which share workers
+    assert found["wfserve_node_queue_size", "count", "w"] == 100
     assert found["wfserve_node_queued", "count", "w"] == 0
     assert found["wfserve_node_queue_seconds_count", "count", "w"] == 4
     assert found["wfserve_node_batch_size_sum", "count", "w"] == 4

@@ -41,7 +41,7 @@ class Bench:
         ]
         self.stage = Stage(
             StageSettings(
-                A, timeouts[0], isolate=isolate, batch_size=8, following=tuple(steps[1:]), **settings
+                A, timeouts[0], isolate=isolate, following=tuple(steps[1:]), **{"batch_size": 8} | settings
             ),
             lambda listener: FakePool(listener, recorded),
         )
@@ -199,6 +199,18 @@ async def test_steps_in_time_may_take_longer_together_than_each(running):
 
     bench = await running(work, "x")
     assert isinstance(bench.outcomes["x"][0], Done)
+
+
+async def test_who_waits_for_a_slow_step_has_its_time(running):
+    """The queue of the stage is the slow node's: the first node's timeout is not for waiting there."""
+
+    async def work(bench, items):
+        bench.pool.at(bench.batch, 1)
+        await trio.sleep(0.7)
+        return handed_on(bench, items)
+
+    bench = await running(work, *"abcdefgh", timeouts=(1.0, 60.0, 1.0), batch_size=1)
+    assert all(isinstance(outcome, Done) for outcome, _, _ in bench.outcomes.values())
 
 
 async def test_a_first_step_that_hangs_is_stopped_at_its_time(running):

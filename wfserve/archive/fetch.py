@@ -133,6 +133,8 @@ class Fetcher:
     async def _fetch(self, kind: _Kind, url: str, store: Path | None) -> Fetched:
         if not _URL.match(url):
             return Fetched(await trio.to_thread.run_sync(_in_store, kind, url, store), downloaded=False)
+        if climbs(url):  # what a pattern matched and what is opened would differ
+            raise kind.not_found(f"Relative path is not allowed in url: {url}")
         if self._allowed and not _matches(self._allowed, url):
             raise kind.not_found(f"Given URL {url} does not match any allowed URL(s)")
         if url.lower().startswith("file:"):
@@ -169,6 +171,8 @@ class Fetcher:
                 if response.status_code == HTTPStatus.OK:
                     return await self._save(response)
                 url = next_hop(url, response)
+                if climbs(str(url)):
+                    raise RefusedError("a relative path")
                 is_named = _matches(self._naming, str(url))
         raise RefusedError(f"more than {MAX_REDIRECTS} redirects")
 
@@ -240,6 +244,15 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 def _matches(patterns: Iterable[re.Pattern[str]], url: str) -> bool:
     return any(pattern.fullmatch(url) for pattern in patterns)
+
+
+def climbs(url: str) -> bool:
+    """Whether the path of `url` has a `..`, plain or encoded."""
+    try:
+        path = urlsplit(url).path
+    except ValueError:  # brackets around what is no IPv6 address: no address either
+        return False
+    return ".." in unquote(path).replace("\\", "/").split("/")
 
 
 def next_hop(url: httpx.URL, response: httpx.Response) -> httpx.URL:

@@ -17,6 +17,7 @@ PREDICTION: Final = "PredictionException"
 UNSUPPORTED: Final = "Unsupported model output data type."
 OUT_OF_RESOURCES: Final = Fault(507, INTERNAL, "Out of resources")
 NOT_A_LIST: Final = Fault(503, INTERNAL, "Invalid model predict output")
+RESPONSE_UNSOUND: Final = Fault(503, INTERNAL, "The status or headers of the response cannot be sent.")
 WRONG_LENGTH: Final = Fault(503, INTERNAL, "number of batch response mismatched")
 
 

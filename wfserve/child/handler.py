@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wfserve.child.context import NodeContext
 from wfserve.child.envelope import enveloped
-from wfserve.child.fault import NOT_A_LIST, WRONG_LENGTH, alone, fault_of, for_batch
+from wfserve.child.fault import (
+    NOT_A_LIST,
+    RESPONSE_UNSOUND,
+    WRONG_LENGTH,
+    alone,
+    fault_of,
+    for_batch,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -74,7 +81,14 @@ class Handler:
         if len(values) != len(jobs):
             log.error("%s returned %d results for %d requests", self._spec.name, len(values), len(jobs))
             return self._faults(WRONG_LENGTH, jobs)
-        return [Answer(value, self._node.response(index)) for index, value in enumerate(values)]
+        return [self._answer(index, value) for index, value in enumerate(values)]
+
+    def _answer(self, index: int, value: Any) -> Answer | Fault:
+        try:
+            return Answer(value, self._node.response(index))
+        except Exception as error:  # a header's own methods may raise anything
+            log.error("%s set a status or headers that cannot be sent: %s", self._spec.name, error)
+            return alone(RESPONSE_UNSOUND)
 
     def _faults(self, fault: Fault, jobs: Sequence[Job]) -> list[Answer | Fault]:
         return [alone(fault)] if self._spec.is_function else [*for_batch(fault, jobs)]

@@ -8,6 +8,7 @@ packages.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ class Home:
     def __init__(self, directory: str, own: Sequence[str], installed: Sequence[str]) -> None:
         """Make the home of an archive; `own` precedes the `installed` packages on its import path."""
         self._directory = os.path.abspath(directory)
-        self._own = os.pathsep.join(own)
+        self._own = os.pathsep.join(own)  # PYTHONPATH, for what the node starts
         self._path = list(dict.fromkeys([*own, *installed]))
         self._roots = tuple(os.path.join(root, "") for root in {self._directory, os.path.realpath(directory)})
         self._modules: dict[str, ModuleType] = {}
@@ -37,14 +38,19 @@ class Home:
 
     def enter(self) -> None:
         """Make these the surroundings of what runs next."""
-        os.chdir(self._directory)
+        with contextlib.suppress(FileNotFoundError):  # it has been removed since
+            os.chdir(self._directory)
         os.environ["PYTHONPATH"] = self._own
         sys.path[:] = self._path
         sys.modules.update(self._modules)
         self._known = len(sys.modules)
 
     def leave(self) -> None:
-        """Take the modules of this home out of sight."""
+        """Take the modules of this home out of sight, and remember where the node has moved to."""
+        self._path = list(sys.path)
+        self._own = os.environ.get("PYTHONPATH", "")
+        with contextlib.suppress(FileNotFoundError):
+            self._directory = os.getcwd()
         if len(sys.modules) != self._known:
             self._modules |= self._imported()
         for name in self._modules:

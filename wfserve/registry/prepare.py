@@ -106,7 +106,7 @@ class StagePlan:
 def fused(stages: Sequence[StageSettings]) -> StageSettings:
     """Return how a stage schedules that runs the nodes of several; of one, it is that one.
 
-    As many requests may wait for it as for all of them. Its batches are as large as its models allow.
+    As many requests may wait for it as for one of them. Its batches are as large as its models allow.
     """
     first, *behind = stages
     models = [stage.batch_size for stage in stages if not stage.one_by_one]
@@ -118,7 +118,7 @@ def fused(stages: Sequence[StageSettings]) -> StageSettings:
         min_workers=max(stage.min_workers for stage in stages),
         max_workers=max(stage.max_workers for stage in stages),
         startup_timeout=sum(stage.startup_timeout for stage in stages),
-        queue_size=sum(stage.queue_size for stage in stages),
+        queue_size=max(stage.queue_size for stage in stages),
         following=steps,
     )
 

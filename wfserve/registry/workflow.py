@@ -42,7 +42,7 @@ class _Line:
     ) -> None:
         self.plan = plan
         self._scope = trio.CancelScope()
-        self.ended = trio.Event()
+        self._ended = trio.Event()
 
         def open_pool(listener: Listener) -> Pool:
             self.pool = ProcessPool(plan.chain, plan.pool, transport, server, listener)
@@ -59,7 +59,7 @@ class _Line:
         try:
             failure = await self._run(task_status)
         finally:
-            self.ended.set()
+            self._ended.set()
         if failure is not None:
             raise failure
 
@@ -78,9 +78,10 @@ class _Line:
                 nursery.cancel_scope.cancel()
         return failure
 
-    def retire(self) -> None:
-        """End the stage and its workers."""
+    async def retire(self) -> None:
+        """End the stage and its workers, and return when they have ended."""
         self._scope.cancel()
+        await self._ended.wait()
 
 
 class Workflow:
@@ -223,15 +224,14 @@ class Workflow:
         fresh = {chain: self._line(chain) for chain in chains if chain not in before}
         if failures := await self._start(fresh.values()):
             for line in fresh.values():
-                line.retire()
+                await line.retire()
             return failures
         left = self.route
         self._lines = {chain: fresh.get(chain) or before[chain] for chain in chains}
         self.route = self._routed()
         await self._until(lambda: all(route is not left for route in self._requests.values()))
         for chain in before.keys() - self._lines.keys():
-            before[chain].retire()
-            await before[chain].ended.wait()
+            await before[chain].retire()
         return []
 
     async def scaled(self, node: str) -> None:

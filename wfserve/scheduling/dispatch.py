@@ -136,7 +136,7 @@ class Stage:
         """Put `ticket` in line and note when its time is up."""
         if not ticket.item.alone:
             self.queue.append(ticket)
-            ticket.until = ticket.arrived + self._timeout_of(ticket)
+            ticket.until = ticket.arrived + self._patience_of(ticket)
             return
         ticket.rerun = True
         ticket.until = self._rerun_deadline(ticket)
@@ -145,6 +145,10 @@ class Stage:
     def _timeout_of(self, ticket: Ticket) -> float:
         """Return how long the step may take that the ticket begins with."""
         return self.steps[ticket.item.first].timeout if ticket.timeout is None else ticket.timeout
+
+    def _patience_of(self, ticket: Ticket) -> float:
+        """Return how long the ticket may wait: as its step may, or one behind it that holds others up."""
+        return max([self._timeout_of(ticket), *self._timeouts_behind(ticket, ticket.item.first)])
 
     def _rerun_deadline(self, ticket: Ticket) -> float:
         return policy.rerun_deadline(
@@ -313,7 +317,7 @@ class Stage:
                 ticket.until,
                 batch.started,
                 self._timeout_of(ticket),
-                rerun=ticket.rerun or ticket.timeout is not None,
+                rerun=ticket.rerun or ticket.timeout is not None or ticket.item.last > ticket.item.first,
             )
             behind = self._timeouts_behind(ticket, ticket.item.first)
             timer.deadline = policy.next_look(ticket.until, batch.started, behind)
