@@ -105,6 +105,11 @@ def test_the_version():
         ),
         (["archive", "model", "--model-name", "m"], "Missing option '--handler'"),
         (["archive", "model", "--archive-format", "rar"], "Invalid value for '--archive-format'"),
+        (["archive", "model", "--runtime", "foo"], "Invalid value for '--runtime'"),
+        (["archive", "model", "--model", "m"], "--model: it could be --model-name, --model-file"),
+        (["archive", "workflow", "--h=f.py"], "--h: it could be --handler, --help"),
+        (["archive", "workflow", "--nothing"], "No such option"),
+        (["archive", "workflow", "--", "--h"], "Missing option '--workflow-name'"),
     ],
 )
 def test_wrong_usage_is_one_line(arguments, why):

@@ -149,6 +149,21 @@ def test_extra_files(model: ModelArchiveOptions, sources: Path) -> None:
     assert packed(f"{sources}/h.py") == set()  # the handler once more
 
 
+@pytest.mark.parametrize("pattern", ["missing*", "missing?", "missing[1]"])
+def test_a_glob_that_matches_nothing(
+    model: ModelArchiveOptions,
+    workflow: WorkflowArchiveOptions,
+    sources: Path,
+    caplog: pytest.LogCaptureFixture,
+    pattern: str,
+) -> None:
+    extra = (f"{pattern},{sources}/r.txt",)
+    assert names(pack_model(replace(model, extra_files=extra))) == {"h.py", "r.txt"}
+    assert caplog.messages == [f"No file matches {pattern}."]
+    with pytest.raises(PackError, match="No such file"):
+        pack_workflow(replace(workflow, extra_files=extra))
+
+
 def test_the_manifest(model: ModelArchiveOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
     manifest = manifest_of(pack_model(replace(model, runtime="python3")))
@@ -215,7 +230,8 @@ def test_bad_options_leave_nothing(model: ModelArchiveOptions, sources: Path, tm
         ({"export_path": tmp_path / "missing"}, "not a directory"),
         ({"serialized_file": sources / "missing.pt"}, "No such file"),
         ({"handler": "missing"}, "No such file: missing.py"),
-        ({"extra_files": ("missing*",)}, "No such file"),
+        ({"extra_files": ("missing",)}, "No such file"),
+        ({"extra_files": ("missing[",)}, "No such file"),
         ({"extra_files": (str(sources / "other"),)}, "would both be h.py"),
         ({"runtime": "java"}, "Runtime java"),
         ({"archive_format": "rar"}, "Archive format rar"),

@@ -281,6 +281,38 @@ def test_what_is_no_archive(store, content):
     assert {key[2] for key in said if key[1] in ("model", "workflow")} == {"broken.mar", "pipe.war"}
 
 
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 broken", b"\x1f\x8b broken", None])
+def test_a_broken_workflow(store, content):
+    path = Path("workflows/w.war")
+    path.parent.mkdir()
+    path.mkdir() if content is None else path.write_bytes(content)
+    said = doctor("model_store=store\nworkflow_store=workflows")
+    (message,) = said["error", "workflow", "w.war"]
+    assert message.startswith("it will not run: ")
+    assert worries(said).keys() == {("error", "workflow", "w.war")}
+
+
+@pytest.mark.parametrize("file", ["h.py", "image_classifier.py", "json.py"])
+def test_a_handler_in_a_directory(store, file):
+    pack(store, "w", chain("m", settings=ONE))
+    Path("tree/d/e").mkdir(parents=True)
+    Path("tree/d/e", file).write_text(HANDLER)
+    model(store, extra_files=("tree",))
+    place = f"d/e/{file}:handle".encode()
+    rewrite(store / "m.mar", "MAR-INF/MANIFEST.json", lambda text: text.replace(b"handler.py", place))
+    (message,) = doctor()["error", "model", "m.mar"]
+    assert "is in a directory, where no worker looks" in message
+
+
+def test_a_handler_beside_the_manifest_may_be_named_by_a_path(store):
+    pack(store, "w", chain("m", settings=ONE))
+    model(store)
+    rewrite(
+        store / "m.mar", "MAR-INF/MANIFEST.json", lambda text: text.replace(b"handler.py", b"d/handler.py")
+    )
+    assert ("ok", "model", "m.mar") in doctor()
+
+
 def test_snapshots(store):
     Path("logs/config").mkdir(parents=True)
     assert not [key for key in doctor() if key[1] == "snapshot"]

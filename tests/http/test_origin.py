@@ -18,6 +18,9 @@ def headers(**given):
         {"host": "127.0.0.1:8081"},
         {"host": "localhost:8081"},
         {"host": "[::1]:8081"},
+        {"host": ""},
+        {"host": "localhost."},
+        {"host": "localhost.:8081", "origin": "http://localhost.:8081"},
         {"host": "localhost:8081", "origin": "http://localhost:8081"},
     ],
 )
@@ -31,6 +34,10 @@ def test_clients_of_this_machine(given):
         {"host": "evil.example"},
         {"host": "127.0.0.1.evil.example:8081"},
         {"host": "[nonsense"},
+        {"host": "localhost.."},
+        {"host": ".", "origin": "http://."},
+        {"host": "", "origin": "null"},
+        {"origin": "null"},
         {"host": "192.168.0.7:8081"},
         {"host": "localhost:8081", "origin": "http://evil.example"},
         {"host": "localhost:8081", "origin": "null"},
@@ -44,6 +51,24 @@ def test_foreign_pages(given):
     with pytest.raises(ForbiddenError) as refusal:
         refuse_foreign(headers(**given))
     assert refusal.value.code == 403
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "foreign"),
+    [("host", "localhost:8081", "evil.example"), ("origin", "http://localhost:8081", "http://evil.example")],
+)
+def test_a_header_that_is_repeated(name, own, foreign):
+    host = headers(host="localhost:8081")
+    refuse_foreign([*host, *headers(**{name: own}), *headers(**{name: own})])
+    for values in ((own, foreign), (foreign, own)):
+        with pytest.raises(ForbiddenError):
+            refuse_foreign([*host, *(header for value in values for header in headers(**{name: value}))])
+
+
+def test_an_origin_is_of_every_host():
+    hosts = [*headers(host="localhost:8081"), *headers(host="localhost:3000")]
+    with pytest.raises(ForbiddenError):
+        refuse_foreign([*hosts, *headers(origin="http://localhost:3000")])
 
 
 def test_pages_of_the_origin_that_is_named_may_come():

@@ -11,6 +11,7 @@ import glob
 import gzip
 import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -30,6 +31,8 @@ from wfserve.errors import BadRequestError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+log = logging.getLogger(__name__)
+
 ArchiveFormat = Literal["default", "zip-store", "tgz", "no-archive"]
 FORMATS: Mapping[ArchiveFormat, str] = {
     "default": ".mar",
@@ -44,6 +47,7 @@ DEFAULT_HANDLERS = frozenset(
 )  # modules of the server, which archives do not carry
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-.]*")
+_GLOB = re.compile(r"[*?]|\[.*\]")
 _SKIPPED = frozenset({"__pycache__", "__MACOSX"})
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment a zip can say
 
@@ -100,7 +104,7 @@ def pack_model(options: ModelArchiveOptions) -> Path:
         "configFile": options.config_file,
     }
     given = {key: path for key, path in single.items() if path is not None}
-    contents = _collect([*given.values(), *_handler_files(options)], options.extra_files, directories=True)
+    contents = _collect([*given.values(), *_handler_files(options)], options.extra_files, of_model=True)
     model = {
         "modelName": options.model_name,
         "handler": options.handler.rpartition("/")[2],
@@ -116,7 +120,7 @@ def pack_workflow(options: WorkflowArchiveOptions) -> Path:
     target = _target("Workflow", options.workflow_name, ".war", options.export_path, options.force)
     given = {"specFile": options.spec_file, "handler": options.handler}
     files = {key: path for key, path in given.items() if path is not None}
-    contents = _collect(files.values(), options.extra_files, directories=False)
+    contents = _collect(files.values(), options.extra_files, of_model=False)
     workflow = {"workflowName": options.workflow_name, **{key: path.name for key, path in files.items()}}
     contents[WORKFLOW_MANIFEST] = _manifest(workflow=workflow)
     return _write("default", options.workflow_name, target, contents)
@@ -154,12 +158,13 @@ def _handler_files(options: ModelArchiveOptions) -> list[Path]:
     return [Path(file if is_complete else f"{file}.py")]
 
 
-def _collect(files: Iterable[Path], extra_files: Iterable[str], *, directories: bool) -> Contents:
+def _collect(files: Iterable[Path], extra_files: Iterable[str], *, of_model: bool) -> Contents:
+    """Return what goes into an archive. A model's extra files may be directories, and none of a glob's."""
     contents: Contents = {}
     for path in files:
         _add(contents, path.name, path)
-    for path in _expanded(extra_files):
-        if path.is_dir() and not directories:
+    for path in _expanded(extra_files, may_lack=of_model):
+        if path.is_dir() and not of_model:
             raise PackError(f"Extra files of a workflow cannot be directories: {path}")
         for name, file in _walk(path) if path.is_dir() else [(path.name, path)]:
             _add(contents, name, file)
@@ -174,14 +179,16 @@ def _add(contents: Contents, name: str, path: Path) -> None:
         raise PackError(f"{other} and {path} would both be {name} in the archive.")
 
 
-def _expanded(extra_files: Iterable[str]) -> Iterator[Path]:
+def _expanded(extra_files: Iterable[str], *, may_lack: bool) -> Iterator[Path]:
     for pattern in (part.strip() for item in extra_files for part in item.split(",")):
         if pattern and Path(pattern).exists():
             yield Path(pattern)  # a name with a bracket in it is a name first
         elif pattern:
             found = sorted(glob.glob(pattern, recursive=True))
-            if not found:
+            if not found and not (may_lack and _GLOB.search(pattern)):
                 raise PackError(f"No such file: {pattern}")
+            if not found:
+                log.warning("No file matches %s.", pattern)
             yield from map(Path, found)
 
 

@@ -13,12 +13,31 @@ if TYPE_CHECKING:
     from wfserve.errors import WfserveError
 
 
+class ArchiverCommand(click.Command):
+    """A command whose long flags may be cut short where one flag is meant, as argparse has it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        return super().parse_args(ctx, [*(self._expanded(ctx, each) for each in args[:end]), *args[end:]])
+
+    def _expanded(self, ctx: click.Context, argument: str) -> str:
+        """Return `argument` with its flag in full. No value starts with `--`: argparse refuses those."""
+        flag, equals, value = argument.partition("=")
+        flags = [each for parameter in self.get_params(ctx) for each in parameter.opts]
+        meant = [each for each in flags if each.startswith(flag)]
+        if not flag.startswith("--") or flag in flags or not meant:
+            return argument
+        if len(meant) > 1:
+            raise click.UsageError(f"Ambiguous option {flag}: it could be {', '.join(meant)}.", ctx)
+        return f"{meant[0]}{equals}{value}"
+
+
 @click.group(no_args_is_help=False)
 def archive() -> None:
     """Pack models and workflows into archives, as TorchServe's archivers do."""
 
 
-@archive.command()
+@archive.command(cls=ArchiverCommand)
 @click.option("--model-name", required=True, help="Name of the model and of the archive.")
 @click.option("--handler", required=True, help="Handler file, or the name of a default handler.")
 @click.option("-v", "--version", required=True, help="Version of the model.")
@@ -27,7 +46,9 @@ def archive() -> None:
 )
 @click.option("--model-file", type=FILE, help="Python file with the one model class, for eager models.")
 @click.option("--extra-files", default="", help="Comma separated files, globs and directories to add.")
-@click.option("--runtime", default="python", show_default=True)
+@click.option(
+    "--runtime", type=click.Choice(["python", "python3", "LSP"]), default="python", show_default=True
+)
 @click.option("--export-path", type=FILE, default=Path(), help="Where to write; default: here.")
 @click.option(
     "--archive-format",
@@ -45,7 +66,7 @@ def model(**options: Any) -> None:
     _pack(pack_model, ModelArchiveOptions, PackError, options)
 
 
-@archive.command()
+@archive.command(cls=ArchiverCommand)
 @click.option("--workflow-name", required=True, help="Name of the workflow and of the archive.")
 @click.option("--spec-file", type=FILE, required=True, help="The specification, YAML.")
 @click.option("--handler", type=FILE, help="Python file with the functions of the DAG, if it has any.")

@@ -57,7 +57,8 @@ class Archives:
             elif kind is ArchiveKind.MODEL:
                 models.append(path)
             elif isinstance(kind, str):
-                yield Finding("error", "model", path.name, kind)
+                area: Area = "workflow" if path.suffix == ".war" else "model"
+                yield Finding("error", area, path.name, f"it will not run: {kind}")
         for path in models:
             findings = self._in_scratch("model", path, self._model)
             yield from findings if path in self._used else _unused(path, findings)
@@ -206,6 +207,9 @@ def _handler(model: ModelArchive, handler: str, path: Path, installs: bool) -> I
     modules = [Path(str(manifest["modelFile"])).stem] if manifest.get("modelFile") else []
     if model.directory.joinpath(f"{name}.py").is_file():
         modules.append(name)
+    elif _is_below(model.directory, handler):
+        what = f"its handler {handler} is in a directory, where no worker looks: it would fail to start"
+        yield say("error", f"{what}; pack {name}.py beside the manifest's directory")
     elif name in default_handlers():
         modules.append(f"{TS}.torch_handler.{name}")
         if not is_installed("captum"):
@@ -217,6 +221,12 @@ def _handler(model: ModelArchive, handler: str, path: Path, installs: bool) -> I
     is_onnx = str(manifest.get("serializedFile", "")).endswith(".onnx")
     if is_onnx and not (installs or is_installed("onnxruntime")):
         yield say("error", "it is an ONNX model and onnxruntime is not installed: install it")
+
+
+def _is_below(directory: Path, handler: str) -> bool:
+    """Whether `handler` names a file of a subdirectory; only its last part is imported, as by TorchServe."""
+    file = Path(f"{handler.partition(':')[0].removesuffix('.py')}.py")
+    return any(file == found.relative_to(directory) for found in directory.glob("*/**/*.py"))
 
 
 def _imports(directory: Path, module: str, say: Any, *, installs: bool) -> list[Finding]:

@@ -20,19 +20,23 @@ def refuse_foreign(headers: Headers, allowed: str | None = None) -> None:
     """Raise `ForbiddenError` if a request that came to loopback is a foreign page's.
 
     Clients that are no browsers send no `Origin`, and call loopback by one of its names. `allowed` is one
-    origin whose pages may come, too; `*` names none.
+    origin whose pages may come, too; `*` names none. Of a header that is repeated, each has to pass.
     """
-    found = {name: value.decode("latin-1") for name, value in headers if name in (b"host", b"origin")}
-    host = found.get(b"host", "")
-    if host and not is_loopback(_hostname(f"//{host}")):
-        raise ForbiddenError(f"Host {host} is not this server's.")
-    origin = found.get(b"origin")
-    if origin is not None and origin.partition("//")[2] != host and origin != allowed:
-        raise ForbiddenError(f"A page of {origin} may not manage this server.")
+    hosts = _values(headers, b"host") - {""}
+    for host in hosts:
+        if not is_loopback(_hostname(f"//{host}")):
+            raise ForbiddenError(f"Host {host} is not this server's.")
+    for origin in _values(headers, b"origin"):
+        if origin != allowed and {origin.partition("//")[2]} != hosts:
+            raise ForbiddenError(f"A page of {origin} may not manage this server.")
+
+
+def _values(headers: Headers, wanted: bytes) -> set[str]:
+    return {value.decode("latin-1") for name, value in headers if name == wanted}
 
 
 def _hostname(url: str) -> str:
     try:
-        return urlsplit(url).hostname or ""
+        return (urlsplit(url).hostname or "").removesuffix(".")  # the root of DNS
     except ValueError:  # brackets around what is no IPv6 address
         return ""
