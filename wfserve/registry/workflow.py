@@ -291,9 +291,8 @@ class Workflow:
         The node reads the body by the request's content type, wherever it stands in the workflow; what it
         returns is encoded as a leaf's, and the caller releases it. Headers beyond the client's, `explain` and
         `describe` among them, are part of `request`. The handler knows it by `identity`, a UUID, by default a
-        new one. It may wait `timeout` seconds, then run as long: by
-        default its plan's `response_timeout`. Takes the request's payloads over, raises as `dag.walk.call`
-        does, and 503 while closing.
+        new one. It may wait `timeout` seconds, then run as long: by default its plan's `response_timeout`.
+        Takes the request's payloads over, raises as `dag.walk.call` does, and 503 while closing.
         """
         seconds = self.blueprint.nodes[node].response_timeout if timeout is None else timeout
         return await self._answer(request, call(self.route, node, request, seconds, identity))

@@ -1,7 +1,7 @@
 """How far a worker is with its batch, written by it into its scratch memory and read by the server at will.
 
     word      step (8 bits), low bits of the batch's tag (8), item (16), milliseconds of the clock (32)
-    records   one for odd and one for even steps: tag, step, and where an encoded `message.Passed` lies
+    records   one for odd and one for even steps: tag, step, and where what `encode_passed` wrote lies
 
 Nobody is woken by it: the server looks when a timer rings or the worker is dead. The word is written at once,
 and after the record that it refers to, so a worker that is killed at any moment leaves the truth.
