@@ -18,7 +18,8 @@ from wfserve.errors import (
     PredictionError,
     ServiceUnavailableError,
 )
-from wfserve.scheduling.dispatch import Stage, StageSettings
+from wfserve.scheduling.dispatch import Stage
+from wfserve.scheduling.settings import StageSettings
 from wfserve.transport.memory import MemoryTransport
 from wfserve.workers.base import Done, Failed
 from wfserve.workers.fake import FakePool

@@ -6,7 +6,8 @@ import trio
 from tests.support import item, release
 from wfserve.errors import InternalError
 from wfserve.measure.counts import NodeCounts, RequestCounts, ResponseCounts
-from wfserve.scheduling.dispatch import Stage, StageSettings
+from wfserve.scheduling.dispatch import Stage
+from wfserve.scheduling.settings import StageSettings
 from wfserve.transport.memory import MemoryTransport
 from wfserve.workers.base import Done, Failed
 from wfserve.workers.fake import FakePool, echo

@@ -8,7 +8,8 @@ import trio.testing
 
 from tests.support import item, release, text
 from wfserve.errors import InternalError, NoWorkerError, ServiceUnavailableError
-from wfserve.scheduling.dispatch import Stage, StageSettings
+from wfserve.scheduling.dispatch import Stage
+from wfserve.scheduling.settings import StageSettings
 from wfserve.transport.memory import MemoryTransport
 from wfserve.workers.base import Done, Failed
 from wfserve.workers.fake import FakePool, ReplicaDeath, echo

@@ -6,7 +6,8 @@ import trio.testing
 
 from tests.support import item, payload, text
 from wfserve.errors import InternalError, WorkerDiedError
-from wfserve.scheduling.dispatch import Stage, StageSettings, StepSettings
+from wfserve.scheduling.dispatch import Stage
+from wfserve.scheduling.settings import StageSettings, StepSettings
 from wfserve.transport.memory import MemoryTransport
 from wfserve.workers.base import Done, Failed, Ran
 from wfserve.workers.fake import FakePool, ReplicaDeath

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from wfserve.measure.definitions import Definition
     from wfserve.measure.gpus import Gpu
     from wfserve.registry.catalogue import Registry
-    from wfserve.scheduling.dispatch import StageSettings, StageStatistics
+    from wfserve.scheduling.settings import StageSettings, StageStatistics
     from wfserve.workers.base import PoolStatistics
 
 log = logging.getLogger(__name__)

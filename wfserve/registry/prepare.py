@@ -20,7 +20,7 @@ from wfserve.dag.graph import Graph
 from wfserve.dag.plan import NodeFacts, plan
 from wfserve.errors import BadRequestError, WfserveError, WorkflowError
 from wfserve.registry.requirements import Packages, install
-from wfserve.scheduling.dispatch import StageSettings, StepSettings
+from wfserve.scheduling.settings import StageSettings, StepSettings
 from wfserve.workers.pool import PoolSettings
 
 if TYPE_CHECKING:

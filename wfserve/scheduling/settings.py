@@ -1,0 +1,49 @@
+"""How a stage is run, and what it has counted: plain data, no decision and no I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class StepSettings:
+    """How one node is tried. Times are seconds."""
+
+    name: str  # registered name, `W__N`
+    timeout: float = 10.0
+    retry_attempts: int = 1
+    isolate: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class StageSettings(StepSettings):
+    """How one stage batches and scales, and how its first node is tried."""
+
+    batch_size: int = 1
+    min_workers: int = 1
+    max_workers: int = 1
+    startup_timeout: float = 120.0  # of a worker
+    queue_size: int = 100
+    one_by_one: bool = False  # all its handlers take one item a call: a batch is only a way to travel
+    following: tuple[StepSettings, ...] = ()  # the nodes that its workers run behind the first
+
+    @property
+    def steps(self) -> tuple[StepSettings, ...]:
+        """Return how each of its nodes is tried."""
+        return (self, *self.following)
+
+
+@dataclass(slots=True)
+class StageStatistics:
+    """Counts of a stage since it opened, and what waits and runs now."""
+
+    queued: int = 0
+    running: int = 0
+    attempts: int = 0
+    retries: int = 0
+    refused: int = 0
+    timeouts: int = 0
+    abandoned: int = 0
+    reruns: int = 0
+    batches: int = 0
+    batched_items: int = 0
