@@ -96,6 +96,13 @@ class ForbiddenError(WfserveError):
     type = "ForbiddenException"
 
 
+class InvalidVersionError(WfserveError):
+    """The version is the default of several, and cannot be removed before another is (403)."""
+
+    status = 403
+    type = "InvalidModelVersionException"
+
+
 class MethodNotAllowedError(WfserveError):
     """The path exists, the method does not (405)."""
 
@@ -125,6 +132,16 @@ class ServiceUnavailableError(WfserveError):
 
     status = 503
     type = "ServiceUnavailableException"
+
+
+class DeadlineError(WfserveError):
+    """The client's own deadline has passed (504)."""
+
+    status = 504
+    type = "DeadlineExceededException"
+
+    def __init__(self) -> None:
+        super().__init__("The request could not be answered before its deadline (X-Timeout-Ms).")
 
 
 class NoWorkerError(ServiceUnavailableError):

@@ -9,7 +9,7 @@ import trio.testing
 
 from tests.support import payload, text
 from wfserve.dag.graph import Graph
-from wfserve.dag.walk import Request, Route, call, walk
+from wfserve.dag.walk import Request, Route, call, patience, walk
 from wfserve.errors import (
     BadRequestError,
     InternalError,
@@ -19,6 +19,7 @@ from wfserve.errors import (
     ServiceUnavailableError,
 )
 from wfserve.scheduling.dispatch import Stage
+from wfserve.scheduling.policy import urgency
 from wfserve.scheduling.settings import StageSettings
 from wfserve.transport.memory import MemoryTransport
 from wfserve.workers.base import Done, Failed
@@ -293,3 +294,26 @@ async def test_a_client_that_leaves_takes_its_call_along(autojump_clock, serving
         for batch in pool.batches:
             pool.stop(batch)
         pool.idle = max(pool.idle, 1)
+
+
+async def test_items_know_by_when_and_how_urgently(autojump_clock, serving, transport):
+    seen = []
+
+    async def noting(items):
+        await trio.lowlevel.checkpoint()
+        seen.extend(item.terms for item in items)
+        return [Done(item.inputs[0][1].share()) for item in items]
+
+    async with serving({"a": ["b"]}, {"a": noting, "b": noting}, timeout=2.0, retry_attempts=1) as route:
+        route = route._replace(patience=patience(route.graph, route.stages, route.step))
+        assert route.patience == 8.0
+        now = trio.current_time()
+        await answer_of(route, Request(payload(transport, b"[]"), payload(transport, b"in"), now + 3, 7))
+        await answer_of(route, Request(payload(transport, b"[]"), payload(transport, b"in")))
+    asked_for, default = (now + 3, urgency(now + 3, 7, asked_for=True)), (now + 8.0, (now // 1 + 8.0, -5))
+    assert seen == [asked_for, asked_for, default, default]
+
+
+async def test_patience_is_that_of_the_longest_path(autojump_clock, serving):
+    async with serving(DIAMOND, timeout=1.0, retry_attempts=2) as route:
+        assert patience(route.graph, route.stages, route.step) == 9.0

@@ -86,7 +86,7 @@ async def picky(items):
 
 
 async def test_time_in_the_queue_and_at_work(autojump_clock):
-    counts = (await attempted(slow, "ab")).measured[0]
+    counts = (await attempted(slow, "ab")).measured()
     assert counts.queue_time.count == 2
     assert counts.queue_time.sum == pytest.approx(0.5)
     assert counts.run_time.count == counts.batch_size.count == 2
@@ -97,12 +97,12 @@ async def test_time_in_the_queue_and_at_work(autojump_clock):
 
 
 async def test_a_batch_is_counted_once(autojump_clock):
-    counts = (await attempted(slow, "abc", batch_size=8)).measured[0]
+    counts = (await attempted(slow, "abc", batch_size=8)).measured()
     assert (counts.run_time.count, counts.batch_size.sum, counts.queue_time.count) == (1, 3, 3)
 
 
 async def test_items_that_run_again_have_waited_once(autojump_clock):
-    counts = (await attempted(picky, ["good", "bad"], batch_size=8)).measured[0]
+    counts = (await attempted(picky, ["good", "bad"], batch_size=8)).measured()
     assert (counts.run_time.count, counts.queue_time.count) == (3, 2)
     assert 0.99 < counts.latency < 1.51  # of the one that has a result, whichever of them ran first
 

@@ -6,100 +6,11 @@ import pytest
 import trio
 import trio.testing
 
+from tests.stages import hang, kinds, quick, sizes, slow
 from tests.support import item, release, text
 from wfserve.errors import InternalError, NoWorkerError, ServiceUnavailableError
-from wfserve.scheduling.dispatch import Stage
-from wfserve.scheduling.settings import StageSettings
-from wfserve.transport.memory import MemoryTransport
 from wfserve.workers.base import Done, Failed
-from wfserve.workers.fake import FakePool, ReplicaDeath, echo
-
-NAME = "w__n"
-
-
-class Bench:
-    """A stage over a fake pool on the virtual clock, and items to send through it."""
-
-    def __init__(self, transport, nursery, work, replicas=1, **settings):
-        self.transport = transport
-        self.nursery = nursery
-        self.stage = Stage(
-            StageSettings(NAME, **{"timeout": 1.0, "batch_size": 8} | settings),
-            lambda listener: FakePool(listener, work, replicas),
-        )
-        self.pool = self.stage.pool
-        self.outcomes = {}
-        self.opened = trio.current_time()
-
-    def attempt(self, name, attempts=1):
-        self.nursery.start_soon(self._attempt, name, attempts)
-
-    async def _attempt(self, name, attempts):
-        given = item(self.transport, name.encode())
-        try:
-            outcome = await self.stage.attempt(given)
-            for _ in range(attempts - 1):
-                if isinstance(outcome, Failed):
-                    outcome = await self.stage.attempt(given)
-            self.outcomes[name] = (trio.current_time() - self.opened, outcome)
-            if isinstance(outcome, Done):
-                assert text(outcome.payload) == name
-                outcome.payload.release()
-        except ServiceUnavailableError as error:
-            self.outcomes[name] = (trio.current_time() - self.opened, error)
-        finally:
-            release(given)
-
-
-@pytest.fixture
-def transport():
-    with MemoryTransport(1 << 20) as made:
-        yield made
-        assert made.arena.statistics().slots == 0
-
-
-@pytest.fixture
-def run_bench(transport):
-    """Run `scenario(bench)` on a stage with this work, to its end."""
-
-    async def run(scenario, work, **settings):
-        async with trio.open_nursery() as nursery:
-            async with trio.open_nursery() as attempts:
-                bench = Bench(transport, attempts, work, **settings)
-                await nursery.start(_keep, bench)
-                await scenario(bench)
-            await trio.testing.wait_all_tasks_blocked()
-            nursery.cancel_scope.cancel()
-        return bench
-
-    async def _keep(bench, *, task_status):
-        async with bench.pool.running():
-            task_status.started()
-            await bench.stage.serve()
-
-    return run
-
-
-def sizes(bench):
-    return [len(batch.items) for batch in bench.pool.batches]
-
-
-def kinds(bench):
-    return {name: type(outcome) for name, (_, outcome) in bench.outcomes.items()}
-
-
-async def quick(items):
-    await trio.lowlevel.checkpoint()
-    return echo(items)
-
-
-async def slow(items):
-    await trio.sleep(0.5)
-    return echo(items)
-
-
-async def hang(items):
-    await trio.sleep(math.inf)
+from wfserve.workers.fake import ReplicaDeath, echo
 
 
 async def test_attempts_of_one_moment_leave_in_one_batch(autojump_clock, run_bench):

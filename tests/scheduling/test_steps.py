@@ -237,11 +237,11 @@ async def test_what_each_step_did_is_counted_for_it(running):
 
     stage = (await running(work, "a", "b")).stage
     assert [stage.statistics(step).batched_items for step in range(3)] == [2, 2, 2]
-    assert [stage.measured[step].busy for step in range(3)] == [0.1, 0.2, 0.3]
-    assert [stage.measured[step].run_time.sum for step in range(3)] == pytest.approx(
+    assert [stage.measured(step).busy for step in range(3)] == [0.1, 0.2, 0.3]
+    assert [stage.measured(step).run_time.sum for step in range(3)] == pytest.approx(
         [0.1, 0.2, 0.3], abs=0.01
     )
-    assert [stage.measured[step].latency for step in (1, 2)] == pytest.approx([0.4, 0.6])
+    assert [stage.measured(step).latency for step in (1, 2)] == pytest.approx([0.4, 0.6])
 
 
 @pytest.mark.parametrize("moment", [0.05, 0.3, 0.8])

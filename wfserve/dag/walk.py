@@ -9,6 +9,7 @@ Outputs live until their last reader has completed, since an attempt may have to
 
 from __future__ import annotations
 
+import math
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,10 +27,11 @@ from wfserve.errors import (
     WorkerDiedError,
 )
 from wfserve.identity import new_uuid
-from wfserve.workers.base import Done, Item
+from wfserve.scheduling.policy import DEFAULT_PRIORITY, urgency
+from wfserve.workers.base import Done, Item, Terms
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from wfserve.dag.graph import Graph
     from wfserve.scheduling.dispatch import Stage
@@ -46,6 +48,7 @@ class Route(NamedTuple):
     graph: Graph
     stages: Mapping[str, Stage]
     chains: Mapping[str, tuple[str, ...]] = MappingProxyType({})  # by each of their nodes
+    patience: float = math.inf  # seconds that a request may take whose client has not said
 
     def chain(self, node: str) -> tuple[str, ...]:
         """Return the nodes of the stage of `node`, in the order they run."""
@@ -56,11 +59,29 @@ class Route(NamedTuple):
         return self.chain(node).index(node)
 
 
+def patience(graph: Graph, stages: Mapping[str, Stage], step: Callable[[str], int]) -> float:
+    """Return the seconds of all attempts along the path that may take longest."""
+    longest: dict[str, float] = {}
+    for node in graph.nodes:
+        settings = stages[node].steps[step(node)]
+        before = max([longest[parent] for parent in graph.parents[node]], default=0.0)
+        longest[node] = before + settings.timeout * (settings.retry_attempts + 1)
+    return max(longest.values())
+
+
 class Request(NamedTuple):
     """What a client sent. `walk` and `call` take both payloads over and release them."""
 
     headers: Payload  # JSON list of [name, value]
     body: Payload
+    deadline: float = math.inf  # by which the client wants its answer (trio clock)
+    priority: int = DEFAULT_PRIORITY  # 0 to 9, of requests that are otherwise as urgent
+
+    def terms(self, patience: float) -> Terms:
+        """Return by when it is to be answered: as the client says, or within `patience` seconds."""
+        asked_for = self.deadline < math.inf
+        deadline = self.deadline if asked_for else trio.current_time() + patience
+        return Terms(deadline, urgency(deadline, self.priority, asked_for=asked_for))
 
     def release(self) -> None:
         """Give both payloads up."""
@@ -105,6 +126,7 @@ async def call(
     """
     item = Item(identity or new_uuid(), request.headers, ((0, request.body),), direct=True)
     item.first = item.last = route.step(node)
+    item.terms = request.terms(math.inf)
     try:
         outcome = await route.stages[node].attempt(item, timeout=timeout)
     except ServiceUnavailableError as refusal:
@@ -120,13 +142,14 @@ async def call(
 class _Errand:
     """The state of one request on its way."""
 
-    __slots__ = ("_error", "_leaves", "_outputs", "_progress", "_request", "_route", "nursery")
+    __slots__ = ("_error", "_leaves", "_outputs", "_progress", "_request", "_route", "_terms", "nursery")
 
     nursery: trio.Nursery
 
     def __init__(self, route: Route, request: Request) -> None:
         self._route = route
         self._request = request
+        self._terms = request.terms(route.patience)
         self._progress = Progress(route.graph)
         self._outputs: dict[str, Done] = {}
         self._leaves: list[str] = []
@@ -159,7 +182,8 @@ class _Errand:
         self.nursery.cancel_scope.cancel()
 
     async def _run(self, chain: tuple[str, ...]) -> Done:
-        item = Item(new_uuid(), self._request.headers, self._inputs(chain[0]), last=len(chain) - 1)
+        inputs = self._inputs(chain[0])
+        item = Item(new_uuid(), self._request.headers, inputs, last=len(chain) - 1, terms=self._terms)
         try:
             return await self._tried(chain, item)
         finally:

@@ -20,6 +20,7 @@ from wfserve.errors import InternalError, NotFoundError, WfserveError
 from wfserve.http.body import Gone, read_body
 from wfserve.http.exchange import GONE
 from wfserve.http.respond import as_wfserve_error, request_id, send_error, send_whole
+from wfserve.http.urgency import asked_for
 from wfserve.transport.frame import Kind
 from wfserve.transport.publish import publish
 
@@ -59,7 +60,11 @@ async def respond(identity: bytes, send: Send, answer: Awaitable[Response | None
 
 async def _answer(registry: Registry, scope: Scope, receive: Receive) -> Response | None:
     workflow = registry.lookup(_workflow_name(scope))
-    request = await receive_request(registry, scope, receive)
+    number = workflow.arrivals.begin(trio.current_time())
+    try:
+        request = await receive_request(registry, scope, receive)
+    finally:
+        workflow.arrivals.end(number, trio.current_time())
     answer = await unless_gone(scope, receive, workflow.predict(request))
     if answer is None:
         return None
@@ -87,12 +92,13 @@ async def receive_request(
 ) -> Request:
     """Return the request, with headers of ours behind the client's: of equal names the last counts.
 
-    Raises as `read_body` does. Whoever receives it owns its payloads.
+    Raises as `read_body` and `asked_for` do. Whoever receives it owns its payloads.
     """
+    terms = asked_for(scope["headers"])
     body = await read_body(scope, receive, registry.arena, registry.config.max_request_size)
     try:
         pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
-        return Request(publish(registry.arena, orjson.dumps([*pairs, *added]), Kind.JSON), body)
+        return Request(publish(registry.arena, orjson.dumps([*pairs, *added]), Kind.JSON), body, *terms)
     except BaseException:
         body.release()
         raise

@@ -51,7 +51,7 @@ async def readings(registry: Registry) -> list[Node]:
         for node, stage in route.stages.items():
             version, step = workflow.blueprint.nodes[node].version, route.step(node)
             statistics = stage.statistics(step), stage.pool.statistics()
-            counted = stage.measured[step]
+            counted = stage.measured(step)
             named = workflow.name, node, version, stage.steps[step].name
             found.append(Node(*named, stage.settings, *statistics, counted))
             if len(found) % NODES == 0:

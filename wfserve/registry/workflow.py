@@ -12,18 +12,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
-from wfserve.dag.walk import Route, call, walk
-from wfserve.errors import InternalError, ServiceUnavailableError, WfserveError
+from wfserve.dag.walk import Route, call, patience, walk
+from wfserve.errors import DeadlineError, InternalError, ServiceUnavailableError, WfserveError
 from wfserve.measure.counts import NodeCounts, RequestCounts, status_class
 from wfserve.measure.definitions import EVERYTHING
 from wfserve.measure.recorded import Recorded
 from wfserve.registry.prepare import raise_failures
+from wfserve.scheduling.arrivals import Arrivals
 from wfserve.scheduling.dispatch import Stage
+from wfserve.scheduling.tally import Tally
 from wfserve.workers.base import LoadError
 from wfserve.workers.pool import ProcessPool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Mapping
+    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 
     from wfserve.dag.walk import Answer, Request
     from wfserve.measure.definitions import Definitions
@@ -37,9 +39,7 @@ T = TypeVar("T")
 class _Line:
     """One stage and its pool, from its start until it is retired."""
 
-    def __init__(
-        self, plan: StagePlan, transport: Transport, server: int, measured: list[NodeCounts]
-    ) -> None:
+    def __init__(self, plan: StagePlan, transport: Transport, server: int, tallies: Sequence[Tally]) -> None:
         self.plan = plan
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
@@ -48,7 +48,7 @@ class _Line:
             self.pool = ProcessPool(plan.chain, plan.pool, transport, server, listener)
             return self.pool
 
-        self.stage = Stage(plan.settings, open_pool, measured)
+        self.stage = Stage(plan.settings, open_pool, tallies)
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Run until `retire`; `started` once the first workers have loaded.
@@ -93,6 +93,7 @@ class Workflow:
         self.blueprint = blueprint
         self.name = blueprint.name
         self.measured = RequestCounts()
+        self.arrivals = Arrivals()
         self._transport = transport
         self._server = server
         self._requests: dict[trio.CancelScope, Route] = {}
@@ -106,23 +107,33 @@ class Workflow:
         self.gone = trio.Event()  # set once nothing is left, not even its files
         self.loaded_at_startup = False
         # A node keeps its counts when its stage is exchanged.
-        self._counts = {
-            node: NodeCounts(Recorded(plan.worker.name, definitions.model))
+        self._tallies = {
+            node: Tally(measured=NodeCounts(Recorded(plan.worker.name, definitions.model)))
             for node, plan in blueprint.nodes.items()
         }
         self._lines = {chain: self._line(chain) for chain in blueprint.plan().stages}
         self.route = self._routed()
 
     def _line(self, chain: tuple[str, ...]) -> _Line:
-        measured = [self._counts[node] for node in chain]
-        return _Line(self.blueprint.stage(chain), self._transport, self._server, measured)
+        tallies = [self._tallies[node] for node in chain]
+        return _Line(self.blueprint.stage(chain), self._transport, self._server, tallies)
 
     def _routed(self) -> Route:
         stages = {node: line.stage for chain, line in self._lines.items() for node in chain}
         chains = {node: chain for chain in self._lines for node in chain if len(chain) > 1}
-        return Route(
-            self.blueprint.graph, {node: stages[node] for node in self.blueprint.graph.nodes}, chains
-        )
+        graph = self.blueprint.graph
+        self._connect(stages)
+        route = Route(graph, {node: stages[node] for node in graph.nodes}, chains)
+        return route._replace(patience=patience(graph, stages, route.step))
+
+    def _connect(self, stages: Mapping[str, Stage]) -> None:
+        """Tell each stage where its items come from, if that is from one place."""
+        for chain, line in self._lines.items():
+            parents = self.blueprint.graph.parents[chain[0]]
+            if not parents:
+                line.stage.sources = (self.arrivals,)
+            elif len(parents) == 1:
+                line.stage.sources = (stages[parents[0]],)
 
     @property
     def pools(self) -> Mapping[str, ProcessPool]:
@@ -265,7 +276,7 @@ class Workflow:
         return self._closing.is_set()
 
     async def predict(self, request: Request) -> Answer:
-        """Walk `request`. Raises as `walk` does, and 503 while closing.
+        """Walk `request`. Raises as `walk` does, `DeadlineError` after its own deadline, 503 while closing.
 
         Takes the request's payloads over, whatever becomes of it.
         """
@@ -292,7 +303,8 @@ class Workflow:
         returns is encoded as a leaf's, and the caller releases it. Headers beyond the client's, `explain` and
         `describe` among them, are part of `request`. The handler knows it by `identity`, a UUID, by default a
         new one. It may wait `timeout` seconds, then run as long: by default its plan's `response_timeout`.
-        Takes the request's payloads over, raises as `dag.walk.call` does, and 503 while closing.
+        Takes the request's payloads over, raises as `dag.walk.call` does, `DeadlineError` once its own has
+        passed, and 503 while closing.
         """
         seconds = self.blueprint.nodes[node].response_timeout if timeout is None else timeout
         return await self._answer(request, call(self.route, node, request, seconds, identity))
@@ -302,7 +314,7 @@ class Workflow:
             walking.close()
             request.release()
             raise self._leaving()
-        scope = trio.CancelScope()
+        scope = trio.CancelScope(deadline=request.deadline)
         self._requests[scope] = self.route
         try:
             with scope:
@@ -310,7 +322,7 @@ class Workflow:
         finally:
             del self._requests[scope]
             self._tell()
-        raise self._leaving()
+        raise DeadlineError if trio.current_time() >= request.deadline else self._leaving()
 
     def _leaving(self) -> ServiceUnavailableError:
         return ServiceUnavailableError(f"Workflow {self.name} is being unregistered.")

@@ -17,23 +17,31 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
 from wfserve.errors import InternalError, NoWorkerError, ServiceUnavailableError, WorkerDiedError
-from wfserve.measure.counts import NodeCounts
 from wfserve.scheduling import policy
+from wfserve.scheduling.forecast import Forecast
 from wfserve.scheduling.queue import StageQueue, Ticket
-from wfserve.scheduling.settings import StageStatistics
+from wfserve.scheduling.tally import Tally, count_end, count_start
 from wfserve.workers.base import Done, Failed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from wfserve.scheduling.settings import StageSettings
+    from wfserve.measure.counts import NodeCounts
+    from wfserve.scheduling.settings import StageSettings, StageStatistics
     from wfserve.transport.base import Payload
     from wfserve.workers.base import Batch, Item, Listener, Outcome, Pool
+
+
+class Source(Protocol):
+    """Where a stage's items come from."""
+
+    def coming(self, now: float) -> policy.Coming:
+        """Return what of it is expected next."""
 
 
 class Stage:
@@ -43,28 +51,29 @@ class Stage:
         self,
         settings: StageSettings,
         open_pool: Callable[[Listener], Pool],
-        measured: Sequence[NodeCounts] = (),
+        tallies: Sequence[Tally] = (),
     ) -> None:
         self.settings = settings
         self.steps = settings.steps
-        self.measured = measured or [NodeCounts() for _ in self.steps]
+        self._tallies = tallies or [Tally() for _ in self.steps]
         self.queue = StageQueue(settings.queue_size)
         self._running: dict[Batch, list[Ticket | None]] = {}  # None: that item was abandoned
         self._stopped: set[Batch] = set()  # by `serve`, and not yet reported lost
-        self._counts = [StageStatistics() for _ in self.steps]
         self._bell = trio.Event()
         self._wanted = settings.min_workers
-        self._seconds_per_item: float | None = None  # recent mean, where calls are made one by one
+        self._forecast = Forecast(settings)
+        self._hold = math.inf  # until when what waits is held back for what comes
+        self.sources: Sequence[Source] = ()
         self.pool = open_pool(self)
 
     async def attempt(self, item: Item, *, retry: bool = False, timeout: float | None = None) -> Outcome:
         """Run `item` once, charged as one attempt however often it has to be run again for others' faults.
 
-        Raises `ServiceUnavailableError` when the queue is full or the stage may have no worker. A timeout is
-        a `Failed` outcome. `retry` says that `item` has been attempted before. With a `timeout` (seconds) it
-        may wait that long and then run that long, whatever the stage's own is.
+        Raises `ServiceUnavailableError` when the queue is full, the stage may have no worker, or `item` would
+        end after its deadline. A timeout is a `Failed` outcome. `retry` says that `item` has been attempted
+        before. With a `timeout` (seconds) it may wait and then run that long, whatever the stage's own is.
         """
-        counts = self._counts[item.first]
+        counts = self._tallies[item.first].counts
         counts.retries += retry
         if not self.settings.max_workers:
             counts.refused += 1
@@ -74,8 +83,12 @@ class Stage:
             raise ServiceUnavailableError(
                 f"The queue of {self.settings.name} is full, {self.queue.limit} requests wait.", retry_after=1
             )
+        now = trio.current_time()
+        if not item.alone and self._is_late(item, now):
+            counts.refused += 1
+            raise self._too_late()
         counts.attempts += 1
-        ticket = Ticket(item, trio.current_time(), timeout)
+        ticket = Ticket(item, now, timeout)
         self._enqueue(ticket)
         self._bell.set()
         try:
@@ -99,6 +112,21 @@ class Stage:
         ticket.rerun = True
         ticket.until = self._rerun_deadline(ticket)
         self.queue.put_back([ticket])
+
+    def _is_late(self, item: Item, now: float) -> bool:
+        """Whether an item that arrives now is expected to end after its deadline."""
+        deadline, cost = item.terms.deadline, self._forecast.cost(item)
+        if deadline == math.inf or not cost.known:
+            return False
+        free = now if self.pool.idle else min(map(self._forecast.ends, self._running), default=now)
+        ahead, limit = self.queue.ahead_of(item), self._largest_batch()
+        end = policy.expected_end(ahead, free, cost, now, workers=self._wanted, limit=limit)
+        return policy.refused(end, deadline, cost, now)
+
+    def _too_late(self) -> ServiceUnavailableError:
+        return ServiceUnavailableError(
+            f"{self.settings.name} is too busy to answer before the request's deadline.", retry_after=1
+        )
 
     def _timeout_of(self, ticket: Ticket) -> float:
         """Return how long the step may take that the ticket begins with."""
@@ -175,7 +203,7 @@ class Stage:
         if ticket.batch is None:
             self.queue.remove(ticket)
             return
-        self._counts[ticket.item.first].abandoned += 1
+        self._tallies[ticket.item.first].counts.abandoned += 1
         tickets = self._running[ticket.batch]
         tickets[tickets.index(ticket)] = None
         if not any(tickets):
@@ -185,7 +213,7 @@ class Stage:
     async def serve(self) -> None:
         """Dispatch for ever. One task, so that attempts made in one scheduler tick leave in one batch."""
         while True:
-            with trio.move_on_at(min(self._next_overrun(), self._next_growth())):
+            with trio.move_on_at(min(self._next_overrun(), self._next_growth(), self._hold)):
                 await self._bell.wait()
             self._bell = trio.Event()
             self._stop_overrun()
@@ -234,22 +262,51 @@ class Stage:
         )
 
     def _dispatch(self) -> None:
-        while not self.settings.max_workers and (refused := self.queue.take(len(self.queue))):
-            for ticket in refused:
+        if not self.settings.max_workers:
+            for ticket in self.queue.empty():
                 self._settle(ticket, Failed(self._no_worker()))
-        while self.pool.idle and (tickets := self.queue.take(self._largest_batch())):
+        self._hold = math.inf
+        while self.pool.idle and (tickets := self.queue.take_part() or self._next_batch()):
             self._start(tickets)
         self._grow()
 
+    def _next_batch(self) -> list[Ticket]:
+        """Take out what goes next; empty if nothing waits, or what waits is held back until `_hold`."""
+        now, limit = trio.current_time(), self._largest_batch()
+        while tickets := self.queue.look(limit, self._forecast.alike):
+            cost = self._forecast.cost(tickets[0].item)
+            earliest = min([ticket.item.terms.deadline for ticket in tickets])
+            if policy.refused(now + cost.of(1), earliest, cost, now):
+                self._refuse_late(tickets, now + cost.of(1))
+                continue
+            waiting = policy.Waiting(len(tickets), min([ticket.arrived for ticket in tickets]), earliest)
+            coming, delay = self._next_coming(now), self.settings.batch_delay
+            size, self._hold = policy.next_batch(waiting, coming, cost, now, limit=limit, delay=delay)
+            self.queue.take_out(tickets[:size])
+            return tickets[:size]
+        return []
+
+    def _refuse_late(self, tickets: Sequence[Ticket], end: float) -> None:
+        late = [ticket for ticket in tickets if ticket.item.terms.deadline < end]
+        self.queue.take_out(late)
+        for ticket in late:
+            self._tallies[ticket.item.first].counts.refused += 1
+            self._settle(ticket, Failed(self._too_late()))
+
+    def _next_coming(self, now: float) -> policy.Coming:
+        """Return what is expected next from where the stage's items come from."""
+        if self.settings.one_by_one or not self.sources:
+            return policy.Coming()
+        return min((source.coming(now) for source in self.sources), key=lambda coming: coming.at)
+
+    def coming(self, now: float) -> policy.Coming:
+        """Return which of its items are expected to end next, and so come to the stages behind it."""
+        return self._forecast.coming(self._running)
+
     def _largest_batch(self) -> int:
         if self.settings.one_by_one:
-            return policy.calls_per_hop(self._seconds_per_item)
+            return self._forecast.calls_per_hop()
         return self.settings.batch_size
-
-    def _learn(self, batch: Batch) -> None:
-        seen = batch.busy / len(batch.items)
-        before = seen if self._seconds_per_item is None else self._seconds_per_item
-        self._seconds_per_item = before + 0.25 * (seen - before)
 
     def _start(self, tickets: list[Ticket]) -> None:
         try:
@@ -258,12 +315,9 @@ class Stage:
             for ticket in tickets:
                 self._settle(ticket, Failed(refusal))
             return
+        batch.kind = self._forecast.kind(tickets[0].item)
         self._running[batch] = list(tickets)
-        first = tickets[0].item.first
-        self._counts[first].batches += 1
-        self._counts[first].batched_items += len(tickets)
-        arrivals = [ticket.arrived for ticket in tickets if not ticket.rerun]
-        self.measured[first].batch_started(batch.started, len(tickets), arrivals)
+        count_start(self._tallies[tickets[0].item.first], batch, tickets)
         for ticket in tickets:
             self._set_off(ticket, batch)
 
@@ -302,44 +356,27 @@ class Stage:
     def batch_done(self, batch: Batch, outcomes: Sequence[Outcome]) -> None:
         """Settle every item that somebody waits for; run again what the policy splits."""
         tickets = self._ended(batch)
-        if self.settings.one_by_one:
-            self._learn(batch)
-        self._measure(batch, tickets, outcomes)
+        now = trio.current_time()
+        self._forecast.learn(batch, outcomes, now)
+        count_end(self._tallies, batch, tickets, outcomes, now)
         splits = self._splits([o for o in outcomes if isinstance(o, Failed) and o.splittable])
-        together: list[Ticket | None] = []  # those that failed as one: their parts may do better alone
+        together: list[Ticket] = []  # those that failed as one: their parts may do better alone
         for ticket, result in zip(tickets, outcomes, strict=True):
             if isinstance(result, Failed) and result.reached is not None:
                 _advance(ticket, result.step, result.reached)
             if splits and isinstance(result, Failed) and result.splittable:
-                together.append(ticket)
+                together += [] if ticket is None else [ticket]
             else:
+                self._forecast.conclude(ticket, result)
                 self._deliver(ticket, result)
-        half, _ = policy.split(len(together))
-        self._run_again(together[:half])
-        self._run_again(together[half:])
+        for part in self._forecast.parts(together):
+            self._run_again(part)
         self._dispatch()
 
     def _splits(self, failed: Sequence[Failed]) -> bool:
         """Whether those that failed as one, at one step, are run again in parts."""
         isolate = bool(failed) and self.steps[failed[0].step].isolate
         return policy.after_error(len(failed), splittable=True, isolate=isolate) is policy.Failure.SPLIT
-
-    def _measure(self, batch: Batch, tickets: Sequence[Ticket | None], outcomes: Sequence[Outcome]) -> None:
-        """Count what each step did; those of a batch follow one another, and only the first has a queue."""
-        now, first = trio.current_time(), batch.items[0].first
-        begun, ended = batch.started, now - sum(ran.busy for ran in batch.ran[1:])
-        done = [t for t, o in zip(tickets, outcomes, strict=True) if t is not None and isinstance(o, Done)]
-        self.measured[first].latency += sum(ended - ticket.arrived for ticket in done)
-        for step, ran in enumerate(batch.ran, first):
-            counts, measured = self._counts[step], self.measured[step]
-            if step > first:
-                begun, ended = ended, ended + ran.busy
-                counts.attempts += ran.items
-                counts.batches += 1
-                counts.batched_items += ran.items
-                measured.batch_started(begun, ran.items, [])
-                measured.latency += ran.busy * len(done)
-            measured.batch_ended(ended, begun, ran.busy, ran.metrics, travelled=step == first)
 
     def _ended(self, batch: Batch) -> list[Ticket | None]:
         self._stopped.discard(batch)
@@ -359,7 +396,7 @@ class Stage:
             _advance(tickets[index], step, payload)
         if policy.after_loss(len(tickets), isolate=self.steps[step].isolate) is policy.Failure.ALONE:
             for ticket in tickets:
-                self._run_again([ticket])
+                self._run_again([] if ticket is None else [ticket])
         else:
             for ticket in tickets:
                 self._deliver(ticket, Failed(WorkerDiedError(reason), step=step))
@@ -369,27 +406,31 @@ class Stage:
         """Give the new replica what waits."""
         for replica in self.pool.statistics().replicas:
             if replica.state == "READY":
-                for measured in self.measured:
-                    measured.replica_loaded(replica.id, replica.pid, replica.started)
+                for tally in self._tallies:
+                    tally.measured.replica_loaded(replica.id, replica.pid, replica.started)
         self._bell.set()
 
-    def _run_again(self, part: list[Ticket | None]) -> None:
-        live = [ticket for ticket in part if ticket is not None]
-        for ticket in live:
+    def _run_again(self, part: list[Ticket]) -> None:
+        for ticket in part:
             ticket.batch = None
             ticket.rerun = True
             ticket.until = self._rerun_deadline(ticket)
             if ticket.timer is not None:
                 ticket.timer.deadline = ticket.until
-            self._counts[ticket.item.first].reruns += 1
-        self.queue.put_back(live)
+            self._tallies[ticket.item.first].counts.reruns += 1
+        self.queue.put_back(part)
 
     def statistics(self, step: int = 0) -> StageStatistics:
         """Return the counts of one step as they are now; all that waits and runs is the first one's."""
+        counts = self._tallies[step].counts
         if step == 0:
-            self._counts[0].queued = len(self.queue)
-            self._counts[0].running = sum(len(tickets) for tickets in self._running.values())
-        return self._counts[step]
+            counts.queued = len(self.queue)
+            counts.running = sum(len(tickets) for tickets in self._running.values())
+        return counts
+
+    def measured(self, step: int = 0) -> NodeCounts:
+        """Return the distributions of one step."""
+        return self._tallies[step].measured
 
 
 def _advance(ticket: Ticket | None, step: int, reached: Payload) -> None:

@@ -13,19 +13,34 @@ and to one attempt whose `timeout-ms` has passed:
     its batch is younger than timeout-ms    ABANDON (charged): the batch goes on, this result is dropped;
                                             if it was not alone, its next attempt will be, on a fresh timer
     its batch has run for timeout-ms        STOP the worker; then as above: nobody can know which item hangs
+
+and to what waits, when a worker is idle (`next_batch`):
+
+    there is enough for a full batch, or no more is known to be coming      it goes
+    waiting for what comes would not end all of it earlier, on average      it goes
+    otherwise                                                               it waits for what comes, but never
+                                                                            beyond max-batch-delay
 """
 
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from wfserve.scheduling.cost import Cost
+
 TIMER_SLACK = 0.1  # of timeout-ms: a queue wait this short does not count as waiting
 HOP_SECONDS = 0.002  # of work that one hop to a worker may carry, where calls are made one by one
 MOST_CALLS = 32
+LATENESS = 1.25  # of the time until something is expected: how long it is waited for
+PROBE_SECONDS = 1.0  # without news of what a batch takes, after which one is tried rather than refused
+EQUALS_SECONDS = 1.0  # of deadlines that nobody asked for: priorities order what lies within
+DEFAULT_PRIORITY = 5
+HIGHEST_PRIORITY = 9
 GROW_AFTER = 0.05  # seconds the oldest item may wait with no replica idle, before the pool grows
 
 
@@ -99,6 +114,88 @@ def calls_per_hop(seconds: float | None) -> int:
     if seconds is None:
         return 1
     return max(1, min(MOST_CALLS, int(HOP_SECONDS / max(seconds, 1e-6))))
+
+
+class Waiting(NamedTuple):
+    """What could go in one batch now. Times are the clock's."""
+
+    items: int  # at least 1
+    oldest: float  # when the first of them arrived
+    deadline: float  # the earliest of theirs; infinity if none has one
+
+
+class Coming(NamedTuple):
+    """What is known to be on its way to a stage."""
+
+    items: int = 0
+    at: float = math.inf  # when it is expected
+
+
+class Decision(NamedTuple):
+    """A batch of `size` goes now; or, with none, look again at `until` at the latest."""
+
+    size: int
+    until: float = math.inf
+
+
+def next_batch(
+    waiting: Waiting, coming: Coming, cost: Cost, now: float, *, limit: int, delay: float
+) -> Decision:
+    """Decide what an idle worker takes: of at most `limit` items, none waits longer than `delay` for others.
+
+    The batch ends before the earliest deadline, as far as its size can see to that.
+    """
+    size = _within_deadline(min(waiting.items, limit), waiting.deadline - now, cost)
+    if size < waiting.items or size >= limit or not coming.items or not cost.known:
+        return Decision(size)
+    more = min(coming.items, limit - size)
+    due = abs(coming.at - now)  # what is overdue takes as long again, for all one knows
+    if not _pays(size, more, due, cost):
+        return Decision(size)
+    until = min(now + LATENESS * due, waiting.oldest + delay, waiting.deadline - cost.of(size + more))
+    return Decision(0, until) if until > now else Decision(size)
+
+
+def _within_deadline(size: int, left: float, cost: Cost) -> int:
+    """Return how many of `size` items may go together; one goes, whatever is left."""
+    if left == math.inf or not cost.known or cost.of(size) <= left:
+        return size
+    return max(1, min(size, cost.most_within(left)))
+
+
+def _pays(size: int, more: int, due: float, cost: Cost) -> bool:
+    """Whether `size` that wait and `more` that come in `due` seconds end earlier in one batch, on average."""
+    together = (size + more) * (due + cost.of(size + more))
+    first = cost.of(size)
+    return together < size * first + more * (max(first, due) + cost.of(more))
+
+
+def expected_end(ahead: int, left: float, cost: Cost, now: float, *, workers: int, limit: int) -> float:
+    """Return when an item is expected to end that arrives now, with `ahead` items before it in line.
+
+    `left` is when the first of `workers`, all busy, is expected to take its next batch; now, if one is idle.
+    """
+    rounds, last = divmod(ahead, limit * max(1, workers))
+    return max(left, now) + rounds * cost.of(limit) + cost.of(min(limit, last + 1))
+
+
+def refused(end: float, deadline: float, cost: Cost, now: float) -> bool:
+    """Whether what is expected to end after its deadline is refused at once.
+
+    Nothing is on the grounds of few batches, nor of old ones: one slow call must not refuse for ever.
+    """
+    return end > deadline and cost.known and now - cost.last < PROBE_SECONDS
+
+
+def urgency(deadline: float, priority: int, *, asked_for: bool) -> tuple[float, int]:
+    """Return what waiting items are ordered by, the least first: deadlines, then priorities.
+
+    Deadlines that no client has `asked_for` differ by when the requests came, and say no more than that: they
+    are equals if they lie in the same second.
+    """
+    if not asked_for and deadline < math.inf:
+        deadline = math.floor(deadline / EQUALS_SECONDS) * EQUALS_SECONDS
+    return deadline, -priority
 
 
 def split(size: int) -> tuple[int, int]:

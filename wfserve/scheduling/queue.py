@@ -1,7 +1,8 @@
 """A StageQueue holds tickets that wait for a replica; taking out and cancelling cost the same at any depth.
 
 Two lines, the first served first: parts of batches that must be run again, each exactly as it is listed, and
-new tickets in order of arrival, of which a batch takes as many as it may.
+new tickets, the most urgent first and of equals those that came first, of which a batch takes as many as it
+may.
 """
 
 from __future__ import annotations
@@ -12,15 +13,20 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     import trio
 
+    from wfserve.scheduling.forecast import Trial
     from wfserve.workers.base import Batch, Item, Outcome
+
+_LEAST_URGENT = (math.inf, 0)
 
 
 class Ticket:
     """One attempt of one item at one stage."""
 
-    __slots__ = ("arrived", "batch", "item", "outcome", "rerun", "task", "timeout", "timer", "until")
+    __slots__ = ("arrived", "batch", "item", "outcome", "rerun", "task", "timeout", "timer", "trial", "until")
 
     def __init__(self, item: Item, arrived: float, timeout: float | None = None) -> None:
         self.item = item
@@ -29,6 +35,7 @@ class Ticket:
         self.until = math.inf  # when the time of the step is up that it begins with
         self.timer: trio.CancelScope | None = None  # rings then, or earlier
         self.batch: Batch | None = None  # set while it runs
+        self.trial: Trial | None = None  # what its next run shows, besides its outcome
         self.rerun = False  # it waits to be run again, uncharged, with a timer that starts afresh then
         self.outcome: Outcome | None = None
         self.task: trio.lowlevel.Task | None = None  # set while it is waited for
@@ -40,6 +47,8 @@ class StageQueue:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._new: dict[Ticket, None] = {}  # a dict keeps order, and removes from the middle at no cost
+        self._last = _LEAST_URGENT  # the order of the ticket at its end
+        self._in_order = True
         self._parts: deque[dict[Ticket, None]] = deque()
         self._part_of: dict[Ticket, dict[Ticket, None]] = {}
 
@@ -59,12 +68,33 @@ class StageQueue:
     @property
     def oldest(self) -> float:
         """Return the arrival of the ticket served next, infinity if there is none."""
-        first = next(iter(self._part_of), None) or next(iter(self._new), None)
+        first = next(iter(self._part_of), None) or next(iter(self._sorted()), None)
         return math.inf if first is None else first.arrived
 
+    def ahead_of(self, item: Item) -> int:
+        """Return how many tickets are served before one of `item` would be that arrives now."""
+        order = item.terms.order
+        if self._in_order and order >= self._last:
+            return len(self)
+        return len(self._part_of) + sum(ticket.item.terms.order <= order for ticket in self._new)
+
     def append(self, ticket: Ticket) -> None:
-        """Add a new ticket at the end; the caller has checked `full`."""
+        """Add a new ticket in its place; the caller has checked `full`."""
+        order = ticket.item.terms.order
+        if not self._new:
+            self._in_order, self._last = True, order
+        elif order < self._last:
+            self._in_order = False
+        else:
+            self._last = order
         self._new[ticket] = None
+
+    def _sorted(self) -> dict[Ticket, None]:
+        """Return the new tickets in order. They mostly are: deadlines that nobody asked for are arrivals."""
+        if not self._in_order:
+            self._new = dict.fromkeys(sorted(self._new, key=_order))
+            self._in_order, self._last = True, _order(next(reversed(self._new)))
+        return self._new
 
     def put_back(self, part: list[Ticket]) -> None:
         """Add tickets that have to be run again together, and with no others."""
@@ -73,22 +103,33 @@ class StageQueue:
             self._parts.append(entry)
             self._part_of.update(dict.fromkeys(part, entry))
 
-    def take(self, limit: int) -> list[Ticket]:
-        """Take the next batch out: a part as it is, or up to `limit` new tickets; empty if nothing waits.
+    def take_part(self) -> list[Ticket]:
+        """Take out the next part; empty if there is none."""
+        part = list(self._parts.popleft()) if self._parts else []
+        for ticket in part:
+            del self._part_of[ticket]
+        return part
 
-        New tickets go together if they begin and end with the same steps.
-        """
-        if self._parts:
-            part = list(self._parts.popleft())
-            for ticket in part:
-                del self._part_of[ticket]
-            return part
-        route = next(iter(self._new)).item.route if self._new else None
-        alike = (ticket for ticket in self._new if ticket.item.route == route)
-        taken = list(itertools.islice(alike, limit))
-        for ticket in taken:
+    def look(self, limit: int, alike: Callable[[Item], object]) -> list[Ticket]:
+        """Return up to `limit` new tickets that could go next, all `alike` the first. They stay in line."""
+        new = self._sorted()
+        if not new:
+            return []
+        kind = alike(next(iter(new)).item)
+        return list(itertools.islice((ticket for ticket in new if alike(ticket.item) == kind), limit))
+
+    def take_out(self, tickets: Iterable[Ticket]) -> None:
+        """Take new tickets out of the line, which all are in it."""
+        for ticket in tickets:
             del self._new[ticket]
-        return taken
+
+    def empty(self) -> list[Ticket]:
+        """Take everything out."""
+        everything = [*self._part_of, *self._sorted()]
+        self._parts.clear()
+        self._part_of.clear()
+        self._new.clear()
+        return everything
 
     def remove(self, ticket: Ticket) -> bool:
         """Take `ticket` out wherever it waits; False if it does not."""
@@ -99,3 +140,7 @@ class StageQueue:
         if not part:
             self._parts.remove(part)  # any empty one is this one: there is no other
         return True
+
+
+def _order(ticket: Ticket) -> tuple[float, int]:
+    return ticket.item.terms.order

@@ -20,6 +20,7 @@ class StageSettings(StepSettings):
     """How one stage batches and scales, and how its first node is tried."""
 
     batch_size: int = 1
+    batch_delay: float = 0.05  # an item may wait for others that are known to be coming
     min_workers: int = 1
     max_workers: int = 1
     startup_timeout: float = 120.0  # of a worker

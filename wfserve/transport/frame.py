@@ -5,8 +5,7 @@ The header travels in call and reply messages, not beside the bytes, so that row
     offset  0        1     2      3     4           8            16
             version  kind  dtype  rank  flags(u32)  length(u64)  shape(i64 × 10), little-endian
 
-`native/frame.hpp` pins the same layout with `static_assert`. This module does not import torch: data types
-are known by name and item size.
+`native/frame.hpp` pins the same layout with `static_assert`. Data types are known by name (`wfserve.dtypes`).
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import math
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from wfserve.dtypes import DTYPES as DTYPES
 from wfserve.errors import FrameError
 
 if TYPE_CHECKING:
@@ -42,34 +42,7 @@ class Kind(enum.IntEnum):
 
 _KINDS: Final = frozenset(kind.value for kind in Kind)
 
-# The position of a name is its code on the wire: append only. Item sizes in bytes. Left out are torch's
-# quantized types (a scale belongs to the tensor) and its shells without arithmetic (bits8, int4, …).
-_DTYPES: Final = (
-    ("bool", 1),
-    ("uint8", 1),
-    ("int8", 1),
-    ("uint16", 2),
-    ("int16", 2),
-    ("uint32", 4),
-    ("int32", 4),
-    ("uint64", 8),
-    ("int64", 8),
-    ("float16", 2),
-    ("bfloat16", 2),
-    ("float32", 4),
-    ("float64", 8),
-    ("complex32", 4),
-    ("complex64", 8),
-    ("complex128", 16),
-    ("float8_e4m3fn", 1),
-    ("float8_e4m3fnuz", 1),
-    ("float8_e5m2", 1),
-    ("float8_e5m2fnuz", 1),
-    ("float8_e8m0fnu", 1),
-    ("float4_e2m1fn_x2", 1),
-)
-DTYPES: Final[dict[str, int]] = dict(_DTYPES)  # torch's name → bytes an element
-_CODES: Final = {name: code for code, (name, _) in enumerate(_DTYPES, start=1)}
+_CODES: Final = {name: code for code, name in enumerate(DTYPES, start=1)}
 _NAMES: Final = {code: name for name, code in _CODES.items()}
 
 
@@ -110,6 +83,11 @@ def parse_header(data: bytes | bytearray | memoryview) -> Header:
     if problem := _problem(header.kind, length, header.dtype, header.shape):
         raise FrameError(problem)
     return header
+
+
+def shape_key(header: bytes) -> bytes:
+    """Return what is equal for tensors of equal dtype and shape, and the same for all that are no tensors."""
+    return header if header[1] == Kind.TENSOR else b""
 
 
 def _problem(kind: Kind, length: int, dtype: str, shape: Sequence[int]) -> str:

@@ -22,15 +22,27 @@ one too many; a closing pool is idle in none of its replicas.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from wfserve.errors import WfserveError
+from wfserve.transport.frame import shape_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from wfserve.transport.base import Payload
+
+
+class Terms(NamedTuple):
+    """By when a request is to be answered (trio clock), and what its items are ordered by where they wait."""
+
+    deadline: float = math.inf
+    order: tuple[float, int] = (math.inf, 0)  # `scheduling.policy.urgency`: the least goes first
+
+
+NO_TERMS = Terms()
 
 
 @dataclass(slots=True, eq=False)
@@ -50,12 +62,18 @@ class Item:
         False  # to be run by itself: an attempt beside others was given up, and one of them may hang
     )
 
+    terms: Terms = NO_TERMS  # of its request
     reached: Payload | None = None  # the input of its first step, where that is not the stage's
 
     @property
     def route(self) -> tuple[int, int, bool]:
         """Return what all items of a batch have in common."""
         return self.first, self.last, self.direct
+
+    @property
+    def shapes(self) -> tuple[bytes, ...]:
+        """Return something that is equal for items whose tensors have equal types and shapes."""
+        return tuple([shape_key(payload.header) for _, payload in self.inputs])
 
     def advance(self, step: int, reached: Payload) -> None:
         """Begin with `step` from now on, whose input is `reached`, which the item owns now."""
@@ -97,6 +115,7 @@ class Ran(NamedTuple):
     busy: float = 0.0
     items: int = 0
     metrics: bytes = b""  # JSON (`measure.recorded`), or empty
+    copies: int = 0  # made of the items' inputs on their way to the handler
 
 
 class Whereabouts(NamedTuple):
@@ -113,6 +132,7 @@ class Batch:
     items: Sequence[Item]
     started: float  # trio clock, seconds
     replica: object = field(default=None, repr=False)
+    kind: object = None  # the listener's: what it learns from batches by
     ran: Sequence[Ran] = ()  # a step each from the first on, once it is done
     lost_at: int = 0  # step, once it is lost
     reached: dict[int, Payload] = field(default_factory=dict)  # inputs of that step by item; the listener's

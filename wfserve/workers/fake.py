@@ -174,7 +174,7 @@ class FakePool:
 def _hold(item: Item) -> Item:
     """Share an item's payloads: its request may go while the batch still runs."""
     inputs = tuple((parent, payload.share()) for parent, payload in item.inputs)
-    return Item(item.request_id, item.headers.share(), inputs, *item.route)
+    return Item(item.request_id, item.headers.share(), inputs, *item.route, terms=item.terms)
 
 
 def _let_go(item: Item) -> None:

@@ -1,0 +1,105 @@
+"""A Forecast is what a stage expects of its batches, and what it puts together: learned as they end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wfserve.scheduling import policy
+from wfserve.scheduling.cost import Costs
+from wfserve.workers.base import Done
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from wfserve.scheduling.cost import Cost
+    from wfserve.scheduling.queue import Ticket
+    from wfserve.scheduling.settings import StageSettings
+    from wfserve.workers.base import Batch, Item, Outcome
+
+    Running = Mapping[Batch, Sequence[Ticket | None]]
+
+FOLLOWED = 0.25  # weight of the latest batch in the mean time of a call
+
+
+class Trial:
+    """Parts of a batch that failed as one, run again apart by shape: all succeed, or nothing was shown."""
+
+    def __init__(self, step: int, left: int) -> None:
+        self.step = step
+        self._left = left
+
+    def ended(self, *, well: bool) -> bool:
+        """Take note of one item of the parts; whether it was the last and all have ended well."""
+        self._left = self._left - 1 if well else -1
+        return self._left == 0
+
+
+class Forecast:
+    """What a stage has learned."""
+
+    def __init__(self, settings: StageSettings) -> None:
+        self._one_by_one = settings.one_by_one
+        self._last = len(settings.steps) - 1
+        self._costs = Costs()
+        self._seconds_per_item: float | None = None  # recent mean, where calls are made one by one
+        # Steps whose batches must be of one shape: it was seen, or they may not be run twice to see it.
+        self._uniform = {index for index, step in enumerate(settings.steps) if not step.isolate}
+
+    def kind(self, item: Item) -> object:
+        """Return what is equal for items that are expected to take alike."""
+        return item.route if self._one_by_one else (item.route, item.shapes)
+
+    def alike(self, item: Item) -> object:
+        """Return what is equal for items that may go together."""
+        return (item.route, item.shapes) if item.first in self._uniform else item.route
+
+    def cost(self, item: Item) -> Cost:
+        """Return what batches take that are of such items."""
+        return self._costs.of(self.kind(item))
+
+    def calls_per_hop(self) -> int:
+        """Return how many calls travel together, where they are made one by one."""
+        return policy.calls_per_hop(self._seconds_per_item)
+
+    def ends(self, batch: Batch) -> float:
+        """Return when a batch that runs is expected to end."""
+        return batch.started + self._costs.of(batch.kind).of(len(batch.items))
+
+    def learn(self, batch: Batch, outcomes: Sequence[Outcome], now: float) -> None:
+        """Learn what batches take from one that has ended, unless it has just failed."""
+        if any(isinstance(outcome, Done) for outcome in outcomes):
+            self._costs.of(batch.kind).observe(len(outcomes), now - batch.started, now)
+        if self._one_by_one:
+            seen = batch.busy / len(batch.items)
+            before = seen if self._seconds_per_item is None else self._seconds_per_item
+            self._seconds_per_item = before + FOLLOWED * (seen - before)
+
+    def coming(self, running: Running) -> policy.Coming:
+        """Return which items are expected to leave the stage next."""
+        expected = [
+            policy.Coming(sum(ticket is not None for ticket in tickets), self.ends(batch))
+            for batch, tickets in running.items()
+            if batch.items[0].last == self._last and not batch.items[0].direct
+        ]
+        return min(expected, key=lambda coming: coming.at, default=policy.Coming())
+
+    def parts(self, failed: list[Ticket]) -> list[list[Ticket]]:
+        """Return the parts that a failed batch is run again in: by shape, or halves where all have one."""
+        by_shape: dict[object, list[Ticket]] = {}
+        for ticket in failed:
+            by_shape.setdefault(ticket.item.shapes, []).append(ticket)
+        if len(by_shape) < 2:
+            half, _ = policy.split(len(failed))
+            return [failed[:half], failed[half:]]
+        trial = Trial(failed[0].item.first, len(failed))
+        for ticket in failed:
+            ticket.trial = trial
+        return list(by_shape.values())
+
+    def conclude(self, ticket: Ticket | None, outcome: Outcome) -> None:
+        """Learn from a trial by shapes: where each does well that failed with others, they are kept apart."""
+        if ticket is None or ticket.trial is None:
+            return
+        trial, ticket.trial = ticket.trial, None
+        if trial.ended(well=isinstance(outcome, Done)):
+            self._uniform.add(trial.step)
