@@ -26,6 +26,7 @@ from wfserve.scheduling import policy
 from wfserve.scheduling.forecast import Forecast
 from wfserve.scheduling.queue import StageQueue, Ticket
 from wfserve.scheduling.tally import Tally, count_end, count_start
+from wfserve.scheduling.timing import Timing
 from wfserve.workers.base import Done, Failed
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Stage:
         self._bell = trio.Event()
         self._wanted = settings.min_workers
         self._forecast = Forecast(settings)
+        self._timing = Timing(settings)
         self._hold = math.inf  # until when what waits is held back for what comes
         self.sources: Sequence[Source] = ()
         self.pool = open_pool(self)
@@ -107,10 +109,10 @@ class Stage:
         """Put `ticket` in line and note when its time is up."""
         if not ticket.item.alone:
             self.queue.append(ticket)
-            ticket.until = ticket.arrived + self._patience_of(ticket)
+            self._timing.queued(ticket)
             return
         ticket.rerun = True
-        ticket.until = self._rerun_deadline(ticket)
+        self._timing.queued_again(ticket, trio.current_time(), self.queue.parts)
         self.queue.put_back([ticket])
 
     def _is_late(self, item: Item, now: float) -> bool:
@@ -128,72 +130,26 @@ class Stage:
             f"{self.settings.name} is too busy to answer before the request's deadline.", retry_after=1
         )
 
-    def _timeout_of(self, ticket: Ticket) -> float:
-        """Return how long the step may take that the ticket begins with."""
-        return self.steps[ticket.item.first].timeout if ticket.timeout is None else ticket.timeout
-
-    def _patience_of(self, ticket: Ticket) -> float:
-        """Return how long the ticket may wait: as its step may, or one behind it that holds others up."""
-        return max([self._timeout_of(ticket), *self._timeouts_behind(ticket, ticket.item.first)])
-
-    def _rerun_deadline(self, ticket: Ticket) -> float:
-        return policy.rerun_deadline(
-            trio.current_time(),
-            self.queue.parts,
-            self._timeout_of(ticket),
-            self.settings.startup_timeout,
-        )
-
     async def _outcome_of(self, ticket: Ticket) -> Outcome | None:
         """Wait for the outcome; None if the attempt's time is up and its result no longer wanted."""
         ring = ticket.until
         while True:
             with trio.CancelScope(deadline=ring) as ticket.timer:
-                return await self._settled(ticket)
+                return await ticket.settled()
             if ticket.outcome is not None:  # it came while the timer was ringing
                 return ticket.outcome
             batch, now = ticket.batch, trio.current_time()
             if batch is None:
                 return None
-            step, since, until = self._under_way(ticket, batch)
+            seen = None if ticket.item.last == ticket.item.first else self.pool.whereabouts(batch)
+            step, since, until = self._timing.under_way(ticket, batch, seen, now)
             if now < until:
-                ring = policy.next_look(until, now, self._timeouts_behind(ticket, step))
+                ring = policy.next_look(until, now, self._timing.behind(ticket, step))
                 continue
-            timeout = self._timeout_of(ticket) if step == ticket.item.first else self.steps[step].timeout
-            if policy.after_timeout(since, now, timeout) is not policy.Expiry.STOP:
+            if policy.after_timeout(since, now, self._timing.of(ticket, step)) is not policy.Expiry.STOP:
                 return None
             self.pool.stop(batch)  # batch_lost decides who is charged, once the worker is dead
             ring = math.inf
-
-    def _under_way(self, ticket: Ticket, batch: Batch) -> tuple[int, float, float]:
-        """Return the step that the batch is at, since when, and until when it may be."""
-        first = ticket.item.first
-        seen = None if ticket.item.last == first else self.pool.whereabouts(batch)
-        if seen is None or seen.step == first:
-            return first, batch.started, ticket.until
-        since = trio.current_time() - seen.seconds
-        return seen.step, since, since + self.steps[seen.step].timeout
-
-    def _timeouts_behind(self, ticket: Ticket, step: int) -> list[float]:
-        return [behind.timeout for behind in self.steps[step + 1 : ticket.item.last + 1]]
-
-    async def _settled(self, ticket: Ticket) -> Outcome:
-        if ticket.outcome is None:
-            ticket.task = trio.lowlevel.current_task()
-
-            def forget(_raise_cancel: object) -> trio.lowlevel.Abort:
-                ticket.task = None
-                return trio.lowlevel.Abort.SUCCEEDED
-
-            await trio.lowlevel.wait_task_rescheduled(forget)
-        assert ticket.outcome is not None
-        return ticket.outcome
-
-    def _settle(self, ticket: Ticket, result: Outcome) -> None:
-        ticket.outcome = result
-        if ticket.task is not None:
-            trio.lowlevel.reschedule(ticket.task)
-            ticket.task = None
 
     def _leave(self, ticket: Ticket) -> None:
         """Take out an attempt that nobody waits for any more, wherever it is."""
@@ -222,18 +178,13 @@ class Stage:
     def _deserted(self) -> list[Batch]:
         return [b for b, tickets in self._running.items() if not any(tickets) and b not in self._stopped]
 
-    def _overrun(self, batch: Batch) -> float:
-        """Return when a batch that nobody waits for has taken as long as its steps may together."""
-        first, last, _ = batch.items[0].route
-        return batch.started + sum(step.timeout for step in self.steps[first : last + 1])
-
     def _next_overrun(self) -> float:
-        return min((self._overrun(batch) for batch in self._deserted()), default=math.inf)
+        return min((self._timing.longest(batch) for batch in self._deserted()), default=math.inf)
 
     def _stop_overrun(self) -> None:
         now = trio.current_time()
         for batch in self._deserted():
-            if now >= self._overrun(batch):
+            if now >= self._timing.longest(batch):
                 self._stopped.add(batch)
                 self.pool.stop(batch)
 
@@ -264,7 +215,7 @@ class Stage:
     def _dispatch(self) -> None:
         if not self.settings.max_workers:
             for ticket in self.queue.empty():
-                self._settle(ticket, Failed(self._no_worker()))
+                ticket.settle(Failed(self._no_worker()))
         self._hold = math.inf
         while self.pool.idle and (tickets := self.queue.take_part() or self._next_batch()):
             self._start(tickets)
@@ -291,7 +242,7 @@ class Stage:
         self.queue.take_out(late)
         for ticket in late:
             self._tallies[ticket.item.first].counts.refused += 1
-            self._settle(ticket, Failed(self._too_late()))
+            ticket.settle(Failed(self._too_late()))
 
     def _next_coming(self, now: float) -> policy.Coming:
         """Return what is expected next from where the stage's items come from."""
@@ -313,27 +264,15 @@ class Stage:
             batch = self.pool.submit([ticket.item for ticket in tickets])
         except ServiceUnavailableError as refusal:
             for ticket in tickets:
-                self._settle(ticket, Failed(refusal))
+                ticket.settle(Failed(refusal))
             return
         batch.kind = self._forecast.kind(tickets[0].item)
         self._running[batch] = list(tickets)
         count_start(self._tallies[tickets[0].item.first], batch, tickets)
         for ticket in tickets:
-            self._set_off(ticket, batch)
-
-    def _set_off(self, ticket: Ticket, batch: Batch) -> None:
-        ticket.batch = batch
-        timer = ticket.timer
-        if timer is not None and not timer.cancel_called:
-            ticket.until = policy.running_deadline(
-                ticket.until,
-                batch.started,
-                self._timeout_of(ticket),
-                rerun=ticket.rerun or ticket.timeout is not None or ticket.item.last > ticket.item.first,
-            )
-            behind = self._timeouts_behind(ticket, ticket.item.first)
-            timer.deadline = policy.next_look(ticket.until, batch.started, behind)
-        ticket.rerun = False
+            ticket.batch = batch
+            self._timing.started(ticket, batch)
+            ticket.rerun = False
 
     def _grow(self) -> None:
         waiting = len(self.queue)
@@ -385,7 +324,7 @@ class Stage:
     def _deliver(self, ticket: Ticket | None, result: Outcome) -> None:
         if ticket is not None:
             ticket.batch = None
-            self._settle(ticket, result)
+            ticket.settle(result)
         elif isinstance(result, Done):
             result.payload.release()
 
@@ -414,9 +353,7 @@ class Stage:
         for ticket in part:
             ticket.batch = None
             ticket.rerun = True
-            ticket.until = self._rerun_deadline(ticket)
-            if ticket.timer is not None:
-                ticket.timer.deadline = ticket.until
+            self._timing.queued_again(ticket, trio.current_time(), self.queue.parts)
             self._tallies[ticket.item.first].counts.reruns += 1
         self.queue.put_back(part)
 

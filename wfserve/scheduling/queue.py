@@ -12,10 +12,10 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING
 
+import trio
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-
-    import trio
 
     from wfserve.scheduling.forecast import Trial
     from wfserve.workers.base import Batch, Item, Outcome
@@ -26,7 +26,18 @@ _LEAST_URGENT = (math.inf, 0)
 class Ticket:
     """One attempt of one item at one stage."""
 
-    __slots__ = ("arrived", "batch", "item", "outcome", "rerun", "task", "timeout", "timer", "trial", "until")
+    __slots__ = (
+        "_task",
+        "arrived",
+        "batch",
+        "item",
+        "outcome",
+        "rerun",
+        "timeout",
+        "timer",
+        "trial",
+        "until",
+    )
 
     def __init__(self, item: Item, arrived: float, timeout: float | None = None) -> None:
         self.item = item
@@ -38,7 +49,27 @@ class Ticket:
         self.trial: Trial | None = None  # what its next run shows, besides its outcome
         self.rerun = False  # it waits to be run again, uncharged, with a timer that starts afresh then
         self.outcome: Outcome | None = None
-        self.task: trio.lowlevel.Task | None = None  # set while it is waited for
+        self._task: trio.lowlevel.Task | None = None  # set while it is waited for
+
+    async def settled(self) -> Outcome:
+        """Wait for the outcome."""
+        if self.outcome is None:
+            self._task = trio.lowlevel.current_task()
+
+            def forget(_raise_cancel: object) -> trio.lowlevel.Abort:
+                self._task = None
+                return trio.lowlevel.Abort.SUCCEEDED
+
+            await trio.lowlevel.wait_task_rescheduled(forget)
+        assert self.outcome is not None
+        return self.outcome
+
+    def settle(self, outcome: Outcome) -> None:
+        """Give the ticket its outcome."""
+        self.outcome = outcome
+        if self._task is not None:
+            trio.lowlevel.reschedule(self._task)
+            self._task = None
 
 
 class StageQueue:
