@@ -20,7 +20,7 @@ ROOMS = (
     *("cli", "commands", "client", "doctor", "launch", "asgi", "http", "registry", "state", "dag"),
     *("scheduling", "workers", "child", "transport", "archive", "compat", "_native"),
 )  # each may import what stands after it
-FOR_EVERYONE = ("config", "errors", "identity", "measure")  # these import nothing but errors
+FOR_EVERYONE = ("config", "dtypes", "errors", "identity", "measure")  # these import nothing but errors
 HEAVY = ("torch", "httpx", "sklearn")
 MAY_BE_HEAVY = ("wfserve.child", "wfserve.compat", "wfserve.workers.process")
 ARCHIVED = "wfserve.compat.ts"  # only archived handlers import it, as `ts`, in workers
