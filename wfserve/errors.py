@@ -140,8 +140,10 @@ class DeadlineError(WfserveError):
     status = 504
     type = "DeadlineExceededException"
 
-    def __init__(self) -> None:
-        super().__init__("The request could not be answered before its deadline (X-Timeout-Ms).")
+    def __init__(
+        self, message: str = "The request could not be answered before its deadline (X-Timeout-Ms)."
+    ) -> None:
+        super().__init__(message)
 
 
 class NoWorkerError(ServiceUnavailableError):

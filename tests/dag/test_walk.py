@@ -9,7 +9,7 @@ import trio.testing
 
 from tests.support import payload, text
 from wfserve.dag.graph import Graph
-from wfserve.dag.walk import Request, Route, call, patience, walk
+from wfserve.dag.walk import Call, Request, Route, Walk, patience, walk
 from wfserve.errors import (
     BadRequestError,
     InternalError,
@@ -223,7 +223,7 @@ async def test_a_call_is_direct_and_made_once(autojump_clock, serving, request_)
 
     async with serving({"a": []}, {"a": work}, retry_attempts=3) as route:
         with pytest.raises(InternalError, match="Prediction failed") as raised:
-            await call(route, "a", request_)
+            await Call(route, "a", request_).run()
     assert raised.value.code == 503
     assert seen == [(True, "in")]
 
@@ -240,7 +240,7 @@ async def test_a_call_is_direct_and_made_once(autojump_clock, serving, request_)
 async def test_a_calls_error_is_the_nodes_own(autojump_clock, serving, request_, error, code, kind):
     async with serving({"a": []}, {"a": failing(error)}) as route:
         with pytest.raises(type(error) if code != 507 else InternalError) as raised:
-            await call(route, "a", request_)
+            await Call(route, "a", request_).run()
     assert raised.value.body() == {"code": code, "type": kind, "message": error.message}
 
 
@@ -255,7 +255,7 @@ async def test_a_call_may_wait_and_then_run_as_long_as_it_was_given(autojump_clo
                 pool.idle = 0
                 nursery.start_soon(_free, route.stages["a"], wait)
             with pytest.raises(InternalError, match=r"^Worker died\.$"):
-                await call(route, "a", request_, 3.0)
+                await Call(route, "a", request_, 3.0).run()
         assert trio.current_time() - began == pytest.approx(wait + 3.0)
 
 
@@ -269,7 +269,7 @@ async def test_a_call_that_waited_too_long_is_out_of_the_queue(autojump_clock, s
     async with serving({"a": []}) as route:
         route.stages["a"].pool.idle = 0
         with pytest.raises(InternalError, match="timed out"):
-            await call(route, "a", request_, 3.0)
+            await Call(route, "a", request_, 3.0).run()
         assert len(route.stages["a"].queue) == 0
         route.stages["a"].pool.idle = 1
 
@@ -277,7 +277,7 @@ async def test_a_call_that_waited_too_long_is_out_of_the_queue(autojump_clock, s
 async def test_a_call_that_finds_no_place(autojump_clock, serving, request_):
     async with serving({"a": []}, queue_size=0) as route:
         with pytest.raises(NoWorkerError) as raised:
-            await call(route, "a", request_)
+            await Call(route, "a", request_).run()
     assert raised.value.retry_after == 1
 
 
@@ -288,7 +288,7 @@ async def test_a_client_that_leaves_takes_its_call_along(autojump_clock, serving
         if queued:
             pool.idle = 0
         with trio.move_on_after(5) as client:
-            await call(route, "a", request_, 60)
+            await Call(route, "a", request_, 60).run()
         assert client.cancelled_caught
         assert len(route.stages["a"].queue) == 0
         for batch in pool.batches:
@@ -317,3 +317,34 @@ async def test_items_know_by_when_and_how_urgently(autojump_clock, serving, tran
 async def test_patience_is_that_of_the_longest_path(autojump_clock, serving):
     async with serving(DIAMOND, timeout=1.0, retry_attempts=2) as route:
         assert patience(route.graph, route.stages, route.step) == 9.0
+
+
+@pytest.mark.parametrize("early", [True, False])
+async def test_a_walk_that_is_given_up_has_no_answer_and_leaves_nothing(
+    autojump_clock, serving, request_, early
+):
+    async with serving({"a": ["b"]}, {"b": hang}) as route:
+        visit = Walk(route, request_)
+        async with trio.open_nursery() as nursery:
+            if early:
+                visit.give_up()
+            else:
+                nursery.start_soon(_give_up_soon, visit)
+            assert await visit.run() is None
+        visit.give_up()
+
+
+async def _give_up_soon(visit):
+    await trio.sleep(1)
+    visit.give_up()
+
+
+async def test_a_deadline_ends_a_walk_wherever_it_is(autojump_clock, serving, transport):
+    async with serving({"a": ["b"]}, {"b": hang}) as route:
+        began = trio.current_time()
+        request = Request(payload(transport, b"[]"), payload(transport, b"in"), began + 2)
+        assert await Walk(route, request).run() is None
+        assert trio.current_time() == began + 2
+        request = Request(payload(transport, b"[]"), payload(transport, b"in"), began + 3)
+        assert await Call(route, "b", request).run() is None
+        assert trio.current_time() == began + 3

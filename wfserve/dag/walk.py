@@ -1,6 +1,6 @@
-"""One nursery owns one request: when `walk` or `call` is over, nothing of it is queued or waited for.
+"""One nursery owns one request: when its walk is over, nothing of it is queued or waited for.
 
-Whoever wants a request given up cancels the scope that it is walked in.
+Its scope is the request's: the client's leaving, its deadline and the end of its workflow all cancel that.
 
 A task a ready stage, which is a node or a chain of nodes; the task that completed one goes on with the first
 child that became ready, and starts tasks for the others, so that a chain of stages is walked by one task.
@@ -28,7 +28,7 @@ from wfserve.errors import (
 )
 from wfserve.identity import new_uuid
 from wfserve.scheduling.policy import DEFAULT_PRIORITY, urgency
-from wfserve.workers.base import Done, Item, Terms
+from wfserve.workers.base import Done, Failed, Item, Terms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -70,7 +70,7 @@ def patience(graph: Graph, stages: Mapping[str, Stage], step: Callable[[str], in
 
 
 class Request(NamedTuple):
-    """What a client sent. `walk` and `call` take both payloads over and release them."""
+    """What a client sent. A `Walk` or `Call` takes both payloads over and releases them when it ends."""
 
     headers: Payload  # JSON list of [name, value]
     body: Payload
@@ -101,53 +101,81 @@ class Answer(NamedTuple):
 
 
 async def walk(route: Route, request: Request) -> Answer:
-    """Run `request` through the graph and return what the leaves returned.
-
-    Each node is tried `retry_attempts + 1` times, wherever in a stage it stands. Raises the error of the
-    first that failed for good, after its siblings have been cancelled: `InternalError("Error executing N")`,
-    the handler's own `PredictionError`, or `ServiceUnavailableError`.
-    """
-    return await _Errand(route, request).run()
+    """Run `request` through the graph and return what the leaves returned. Raises as `Walk.run` does."""
+    answer = await Walk(route, request).run()
+    assert answer is not None  # nobody else could give it up
+    return answer
 
 
-async def call(
-    route: Route,
-    node: str,
-    request: Request,
-    timeout: float | None = None,
-    identity: str | None = None,
-) -> Done:
-    """Run `request` through one node, which reads it as a client's, whatever its parents are.
+class Call:
+    """A request for one node, which reads it as a client's, whatever its parents are."""
 
-    The handler knows it by `identity`, a UUID, by default a new one. It is tried once: it may wait `timeout`
-    seconds, then run as long, by default the stage's own. Raises what became of the call in TorchServe's
-    words: `NoWorkerError`, or an error with the code of the node's fault, among them the handler's own
-    `PredictionError`.
-    """
-    item = Item(identity or new_uuid(), request.headers, ((0, request.body),), direct=True)
-    item.first = item.last = route.step(node)
-    item.terms = request.terms(math.inf)
-    try:
-        outcome = await route.stages[node].attempt(item, timeout=timeout)
-    except ServiceUnavailableError as refusal:
-        raise NoWorkerError(refusal.message, retry_after=refusal.retry_after) from refusal
-    finally:
-        item.forget()
-        request.release()
-    if isinstance(outcome, Done):
+    def __init__(
+        self,
+        route: Route,
+        node: str,
+        request: Request,
+        timeout: float | None = None,
+        identity: str | None = None,
+    ) -> None:
+        """Prepare to run `request`, whose handler knows it by `identity`, a UUID, by default a new one.
+
+        It may wait `timeout` seconds, then run as long, by default the stage's own.
+        """
+        self.route = route
+        self._node = node
+        self._request = request
+        self._timeout = timeout
+        self._identity = identity
+        self._scope = trio.CancelScope(deadline=request.deadline)
+
+    def give_up(self) -> None:
+        """End the call early, from wherever."""
+        self._scope.cancel()
+
+    async def run(self) -> Done | None:
+        """Return what the node returned, None if the call was given up or its deadline has passed.
+
+        It is tried once. Raises what became of it in TorchServe's words: `NoWorkerError`, or an error with
+        the code of the node's fault, among them the handler's own `PredictionError`.
+        """
+        request = self._request
+        item = Item(self._identity or new_uuid(), request.headers, ((0, request.body),), direct=True)
+        item.first = item.last = self.route.step(self._node)
+        item.terms = request.terms(math.inf)
+        outcome = None
+        try:
+            with self._scope:
+                outcome = await self.route.stages[self._node].attempt(item, timeout=self._timeout)
+        except ServiceUnavailableError as refusal:
+            raise NoWorkerError(refusal.message, retry_after=refusal.retry_after) from refusal
+        finally:
+            item.forget()
+            request.release()
+        if isinstance(outcome, Failed):
+            raise _as_predicted(outcome.error)
         return outcome
-    raise _as_predicted(outcome.error)
 
 
-class _Errand:
-    """The state of one request on its way."""
+class Walk:
+    """One request on its way through the graph."""
 
-    __slots__ = ("_error", "_leaves", "_outputs", "_progress", "_request", "_route", "_terms", "nursery")
-
-    nursery: trio.Nursery
+    __slots__ = (
+        "_error",
+        "_given_up",
+        "_leaves",
+        "_nursery",
+        "_outputs",
+        "_progress",
+        "_request",
+        "_terms",
+        "route",
+    )
 
     def __init__(self, route: Route, request: Request) -> None:
-        self._route = route
+        self.route = route
+        self._nursery: trio.Nursery | None = None
+        self._given_up = False
         self._request = request
         self._terms = request.terms(route.patience)
         self._progress = Progress(route.graph)
@@ -155,31 +183,44 @@ class _Errand:
         self._leaves: list[str] = []
         self._error: WfserveError | None = None
 
-    async def run(self) -> Answer:
+    def give_up(self) -> None:
+        """End the walk early, from wherever."""
+        self._given_up = True
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+
+    async def run(self) -> Answer | None:
+        """Return what the leaves returned, None if the walk was given up or its deadline has passed.
+
+        Each node is tried `retry_attempts + 1` times, wherever in a stage it stands. Raises the error of the
+        first that failed for good, after its siblings have been cancelled: `InternalError("Error executing
+        N")`, the handler's own `PredictionError`, or `ServiceUnavailableError`.
+        """
         try:
             async with trio.open_nursery() as nursery:
-                self.nursery = nursery
-                await self.run_from(self._route.graph.start)
-            return self.answer()
+                self._nursery = nursery
+                if self._request.deadline < math.inf:
+                    nursery.cancel_scope.deadline = self._request.deadline
+                if self._given_up:
+                    nursery.cancel_scope.cancel()
+                await self._run_from(nursery, self.route.graph.start)
+            return self._answer()
         finally:
-            self.release()
+            self._nursery = None
+            self._release()
 
-    async def run_from(self, start: str) -> None:
+    async def _run_from(self, nursery: trio.Nursery, start: str) -> None:
         """Run a stage, then those that it made ready; a failure that is for the client ends the request."""
         node: str | None = start
         while node is not None:
-            chain = self._route.chain(node)
+            chain = self.route.chain(node)
             try:
                 done = await self._run(chain)
             except WfserveError as error:
-                self._fail(error)
+                self._error = self._error or error
+                nursery.cancel_scope.cancel()
                 return
-            node = self._complete(chain, done)
-
-    def _fail(self, error: WfserveError) -> None:
-        if self._error is None:
-            self._error = error
-        self.nursery.cancel_scope.cancel()
+            node = self._complete(nursery, chain, done)
 
     async def _run(self, chain: tuple[str, ...]) -> Done:
         inputs = self._inputs(chain[0])
@@ -190,7 +231,7 @@ class _Errand:
             item.forget()
 
     async def _tried(self, chain: tuple[str, ...], item: Item) -> Done:
-        stage = self._route.stages[chain[0]]
+        stage = self.route.stages[chain[0]]
         left = [step.retry_attempts + 1 for step in stage.steps]
         while True:
             outcome = await stage.attempt(
@@ -209,7 +250,7 @@ class _Errand:
         raise InternalError(f"Error executing {chain[outcome.step]}") from error
 
     def _inputs(self, node: str) -> tuple[tuple[int, Payload], ...]:
-        parents = self._route.graph.parents[node]
+        parents = self.route.graph.parents[node]
         if not parents:
             return ((0, self._request.body),)
         if len(parents) == 1:
@@ -217,17 +258,17 @@ class _Errand:
         arrived = (name for name in self._outputs if name in parents)
         return tuple((parents.index(name), self._outputs[name].payload) for name in arrived)
 
-    def _complete(self, chain: tuple[str, ...], done: Done) -> str | None:
+    def _complete(self, nursery: trio.Nursery, chain: tuple[str, ...], done: Done) -> str | None:
         for node in chain[:-1]:  # what they returned has been read where it lay
             self._let_go(self._progress.complete(node).spent)
         node = chain[-1]
         self._outputs[node] = done
         step = self._progress.complete(node)
-        if node in self._route.graph.leaves:
+        if node in self.route.graph.leaves:
             self._leaves.append(node)
         self._let_go(step.spent)
         for other in step.ready[1:]:
-            self.nursery.start_soon(self.run_from, other, name=other)
+            nursery.start_soon(self._run_from, nursery, other, name=other)
         return step.ready[0] if step.ready else None
 
     def _let_go(self, spent: Iterable[str]) -> None:
@@ -235,12 +276,14 @@ class _Errand:
             if node in self._outputs:
                 self._outputs.pop(node).payload.release()
 
-    def answer(self) -> Answer:
+    def _answer(self) -> Answer | None:
         if self._error is not None:
             raise self._error
+        if len(self._leaves) < len(self.route.graph.leaves):
+            return None
         return Answer({leaf: self._outputs.pop(leaf) for leaf in self._leaves})
 
-    def release(self) -> None:
+    def _release(self) -> None:
         self._request.release()
         for done in self._outputs.values():
             done.payload.release()

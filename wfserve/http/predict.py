@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import re
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import unquote
 
 import orjson
@@ -31,11 +32,13 @@ if TYPE_CHECKING:
     from wfserve.http.body import Receive, Scope
     from wfserve.http.respond import Headers, Send
     from wfserve.registry.catalogue import Registry
+    from wfserve.registry.workflow import Watch
 
     Response = tuple[int, Headers, bytes]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 PREFIX = "wfpredict"
 JSON = "application/json"
 
@@ -65,7 +68,7 @@ async def _answer(registry: Registry, scope: Scope, receive: Receive) -> Respons
         request = await receive_request(registry, scope, receive)
     finally:
         workflow.arrivals.end(number, trio.current_time())
-    answer = await unless_gone(scope, receive, workflow.predict(request))
+    answer = await unless_gone(scope, receive, partial(workflow.predict, request))
     if answer is None:
         return None
     try:
@@ -104,17 +107,23 @@ async def receive_request(
         raise
 
 
-async def unless_gone(scope: Scope, receive: Receive, answer: Awaitable[T]) -> T | None:
-    """Return `answer`, or None if the client disconnects first; it is cancelled then.
+class Visit(Protocol[T_co]):
+    """A request that is made, of a whole workflow or one of its nodes."""
+
+    def __call__(self, *, watch: Watch | None = None) -> Awaitable[T_co | None]:
+        """Return the answer, None if it was given up by a call of what `watch` is told."""
+
+
+async def unless_gone(scope: Scope, receive: Receive, visit: Visit[T]) -> T | None:
+    """Return what `visit` does, or None if the client disconnects first; it is given up then.
 
     Our own server calls back when the client has gone. Any other has to be listened to in a task.
     """
     extension = scope.get("extensions", {}).get(GONE)
+    if extension is not None:
+        return await visit(watch=extension["call"])
     with trio.CancelScope() as client:
-        if extension is not None:
-            extension["call"](client.cancel)
-            return await answer
-        return await _listening(receive, client, answer)
+        return await _listening(receive, client, visit())
     return None
 
 

@@ -8,6 +8,7 @@ sets on the response is honoured, the status included; a content type it has to 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from wfserve.errors import InternalError, NotFoundError, NoWorkerError, ServiceUnavailableError
@@ -57,8 +58,8 @@ async def _answer(registry: Registry, scope: Scope, receive: Receive, identity: 
     workflow, plan = registry.node(target.name, target.version)
     request = await receive_request(registry, scope, receive, target.headers())
     try:
-        calling = workflow.call_node(plan.node, request, identity=identity)
-        done = await unless_gone(scope, receive, calling)
+        visit = partial(workflow.call_node, plan.node, request, identity=identity)
+        done = await unless_gone(scope, receive, visit)
     except NoWorkerError as refusal:
         raise ServiceUnavailableError(_no_worker(target), retry_after=refusal.retry_after) from refusal
     if done is None:

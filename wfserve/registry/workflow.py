@@ -8,11 +8,11 @@ that it began with, and a stage that is on nobody's route any more ends.
 from __future__ import annotations
 
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, overload
 
 import trio
 
-from wfserve.dag.walk import Route, call, patience, walk
+from wfserve.dag.walk import Call, Route, Walk, patience
 from wfserve.errors import DeadlineError, InternalError, ServiceUnavailableError, WfserveError
 from wfserve.measure.counts import NodeCounts, RequestCounts, status_class
 from wfserve.measure.definitions import EVERYTHING
@@ -25,7 +25,7 @@ from wfserve.workers.base import LoadError
 from wfserve.workers.pool import ProcessPool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from wfserve.dag.walk import Answer, Request
     from wfserve.measure.definitions import Definitions
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from wfserve.transport.base import Transport
     from wfserve.workers.base import Done, Listener, Pool
 
-T = TypeVar("T")
+    Watch = Callable[[Callable[[], object]], object]  # has one called when the client has gone
 
 
 class _Line:
@@ -96,7 +96,7 @@ class Workflow:
         self.arrivals = Arrivals()
         self._transport = transport
         self._server = server
-        self._requests: dict[trio.CancelScope, Route] = {}
+        self._requests: set[Walk | Call] = set()
         self._nursery: trio.Nursery | None = None
         self._closing = trio.Event()
         self._news = trio.Event()  # a request has ended, or a change, or it closes
@@ -178,8 +178,8 @@ class Workflow:
                 await self._until(lambda: not self._requests)
         finally:  # however it ends: without its dispatchers a request would wait for ever
             self.close()
-            for scope in self._requests:
-                scope.cancel()
+            for visit in self._requests:
+                visit.give_up()
             with trio.CancelScope(shield=True):  # each of them ends at its next checkpoint
                 await self._until(lambda: not self._requests)
 
@@ -240,7 +240,7 @@ class Workflow:
         left = self.route
         self._lines = {chain: fresh.get(chain) or before[chain] for chain in chains}
         self.route = self._routed()
-        await self._until(lambda: all(route is not left for route in self._requests.values()))
+        await self._until(lambda: all(visit.route is not left for visit in self._requests))
         for chain in before.keys() - self._lines.keys():
             await before[chain].retire()
         return []
@@ -275,15 +275,16 @@ class Workflow:
         """Whether no more requests are taken."""
         return self._closing.is_set()
 
-    async def predict(self, request: Request) -> Answer:
-        """Walk `request`. Raises as `walk` does, `DeadlineError` after its own deadline, 503 while closing.
+    async def predict(self, request: Request, watch: Watch | None = None) -> Answer | None:
+        """Walk `request`; None if it was given up, by a call of what `watch` is told.
 
-        Takes the request's payloads over, whatever becomes of it.
+        Raises as `Walk.run` does, `DeadlineError` after the request's own deadline, 503 while closing. Takes
+        the request's payloads over, whatever becomes of it.
         """
         began, outcome = monotonic(), "5xx"
         try:
-            answer = await self._answer(request, walk(self.route, request))
-            outcome = "2xx"
+            answer = await self._visited(request, Walk(self.route, request), watch)
+            outcome = "gone" if answer is None else "2xx"
         except trio.Cancelled:
             outcome = "gone"
             raise
@@ -295,34 +296,50 @@ class Workflow:
         return answer
 
     async def call_node(
-        self, node: str, request: Request, timeout: float | None = None, identity: str | None = None
-    ) -> Done:
-        """Run `request` through one node alone, as TorchServe runs a model.
+        self,
+        node: str,
+        request: Request,
+        timeout: float | None = None,
+        identity: str | None = None,
+        watch: Watch | None = None,
+    ) -> Done | None:
+        """Run `request` through one node alone, as TorchServe runs a model; None if it was given up.
 
         The node reads the body by the request's content type, wherever it stands in the workflow; what it
         returns is encoded as a leaf's, and the caller releases it. Headers beyond the client's, `explain` and
         `describe` among them, are part of `request`. The handler knows it by `identity`, a UUID, by default a
         new one. It may wait `timeout` seconds, then run as long: by default its plan's `response_timeout`.
-        Takes the request's payloads over, raises as `dag.walk.call` does, `DeadlineError` once its own has
-        passed, and 503 while closing.
+        Takes the request's payloads over, raises as `Call.run` and `predict` do.
         """
         seconds = self.blueprint.nodes[node].response_timeout if timeout is None else timeout
-        return await self._answer(request, call(self.route, node, request, seconds, identity))
+        return await self._visited(request, Call(self.route, node, request, seconds, identity), watch)
 
-    async def _answer(self, request: Request, walking: Coroutine[Any, Any, T]) -> T:
+    @overload
+    async def _visited(self, request: Request, visit: Walk, watch: Watch | None) -> Answer | None: ...
+
+    @overload
+    async def _visited(self, request: Request, visit: Call, watch: Watch | None) -> Done | None: ...
+
+    async def _visited(
+        self, request: Request, visit: Walk | Call, watch: Watch | None
+    ) -> Answer | Done | None:
         if self.closing:  # its body may have been read while the workflow was unregistered
-            walking.close()
             request.release()
             raise self._leaving()
-        scope = trio.CancelScope(deadline=request.deadline)
-        self._requests[scope] = self.route
+        self._requests.add(visit)
         try:
-            with scope:
-                return await walking
+            if watch is not None:
+                watch(visit.give_up)
+            found = await visit.run()
         finally:
-            del self._requests[scope]
+            self._requests.remove(visit)
             self._tell()
-        raise DeadlineError if trio.current_time() >= request.deadline else self._leaving()
+        if found is None:
+            if trio.current_time() >= request.deadline:
+                raise DeadlineError
+            if self.closing:
+                raise self._leaving()
+        return found
 
     def _leaving(self) -> ServiceUnavailableError:
         return ServiceUnavailableError(f"Workflow {self.name} is being unregistered.")

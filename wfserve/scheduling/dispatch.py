@@ -64,6 +64,8 @@ class Stage:
         self._wanted = settings.min_workers
         self._forecast = Forecast(settings)
         self._timing = Timing(settings)
+        self._due = math.inf  # no ticket is due before
+        self._alarm = trio.CancelScope()  # of `serve`, while it waits
         self._hold = math.inf  # until when what waits is held back for what comes
         self.sources: Sequence[Source] = ()
         self.pool = open_pool(self)
@@ -110,10 +112,29 @@ class Stage:
         if not ticket.item.alone:
             self.queue.append(ticket)
             self._timing.queued(ticket)
+        else:
+            ticket.rerun = True
+            self._timing.queued_again(ticket, trio.current_time(), self.queue.parts)
+            self.queue.put_back([ticket])
+        self._watch(ticket)
+
+    def _watch(self, ticket: Ticket) -> None:
+        """See to it that a ticket is rung when it is due."""
+        if ticket.due < self._due:
+            self._due = ticket.due
+            self._alarm.deadline = min(self._alarm.deadline, ticket.due)
+
+    def _ring(self) -> None:
+        """Ring the tickets that are due."""
+        now = trio.current_time()
+        if now < self._due:
             return
-        ticket.rerun = True
-        self._timing.queued_again(ticket, trio.current_time(), self.queue.parts)
-        self.queue.put_back([ticket])
+        running = (ticket for tickets in self._running.values() for ticket in tickets if ticket is not None)
+        self._due = math.inf
+        for ticket in (*self.queue, *running):
+            if ticket.due <= now:
+                ticket.ring()
+            self._due = min(self._due, ticket.due)
 
     def _is_late(self, item: Item, now: float) -> bool:
         """Whether an item that arrives now is expected to end after its deadline."""
@@ -132,24 +153,20 @@ class Stage:
 
     async def _outcome_of(self, ticket: Ticket) -> Outcome | None:
         """Wait for the outcome; None if the attempt's time is up and its result no longer wanted."""
-        ring = ticket.until
-        while True:
-            with trio.CancelScope(deadline=ring) as ticket.timer:
-                return await ticket.settled()
-            if ticket.outcome is not None:  # it came while the timer was ringing
-                return ticket.outcome
+        while (outcome := await ticket.settled()) is None:
             batch, now = ticket.batch, trio.current_time()
             if batch is None:
                 return None
             seen = None if ticket.item.last == ticket.item.first else self.pool.whereabouts(batch)
             step, since, until = self._timing.under_way(ticket, batch, seen, now)
             if now < until:
-                ring = policy.next_look(until, now, self._timing.behind(ticket, step))
+                ticket.due = policy.next_look(until, now, self._timing.behind(ticket, step))
+                self._watch(ticket)
                 continue
             if policy.after_timeout(since, now, self._timing.of(ticket, step)) is not policy.Expiry.STOP:
                 return None
             self.pool.stop(batch)  # batch_lost decides who is charged, once the worker is dead
-            ring = math.inf
+        return outcome
 
     def _leave(self, ticket: Ticket) -> None:
         """Take out an attempt that nobody waits for any more, wherever it is."""
@@ -169,9 +186,11 @@ class Stage:
     async def serve(self) -> None:
         """Dispatch for ever. One task, so that attempts made in one scheduler tick leave in one batch."""
         while True:
-            with trio.move_on_at(min(self._next_overrun(), self._next_growth(), self._hold)):
+            alarm = min(self._due, self._next_overrun(), self._next_growth(), self._hold)
+            with trio.move_on_at(alarm) as self._alarm:
                 await self._bell.wait()
             self._bell = trio.Event()
+            self._ring()
             self._stop_overrun()
             self._dispatch()
 
@@ -272,6 +291,7 @@ class Stage:
         for ticket in tickets:
             ticket.batch = batch
             self._timing.started(ticket, batch)
+            self._watch(ticket)
             ticket.rerun = False
 
     def _grow(self) -> None:
@@ -354,6 +374,7 @@ class Stage:
             ticket.batch = None
             ticket.rerun = True
             self._timing.queued_again(ticket, trio.current_time(), self.queue.parts)
+            self._watch(ticket)
             self._tallies[ticket.item.first].counts.reruns += 1
         self.queue.put_back(part)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from wfserve.scheduling.forecast import Trial
     from wfserve.workers.base import Batch, Item, Outcome
@@ -30,11 +30,11 @@ class Ticket:
         "_task",
         "arrived",
         "batch",
+        "due",
         "item",
         "outcome",
         "rerun",
         "timeout",
-        "timer",
         "trial",
         "until",
     )
@@ -44,15 +44,15 @@ class Ticket:
         self.arrived = arrived
         self.timeout = timeout  # seconds its batch may run, if not the stage's; the wait before is extra
         self.until = math.inf  # when the time of the step is up that it begins with
-        self.timer: trio.CancelScope | None = None  # rings then, or earlier
+        self.due = math.inf  # when its stage is to `ring`: then, or earlier
         self.batch: Batch | None = None  # set while it runs
         self.trial: Trial | None = None  # what its next run shows, besides its outcome
         self.rerun = False  # it waits to be run again, uncharged, with a timer that starts afresh then
         self.outcome: Outcome | None = None
         self._task: trio.lowlevel.Task | None = None  # set while it is waited for
 
-    async def settled(self) -> Outcome:
-        """Wait for the outcome."""
+    async def settled(self) -> Outcome | None:
+        """Wait for the outcome; None if it is not there yet, but the ticket is due."""
         if self.outcome is None:
             self._task = trio.lowlevel.current_task()
 
@@ -61,12 +61,19 @@ class Ticket:
                 return trio.lowlevel.Abort.SUCCEEDED
 
             await trio.lowlevel.wait_task_rescheduled(forget)
-        assert self.outcome is not None
         return self.outcome
 
     def settle(self, outcome: Outcome) -> None:
         """Give the ticket its outcome."""
         self.outcome = outcome
+        self._wake()
+
+    def ring(self) -> None:
+        """Have whoever waits for the ticket look at it: it is due."""
+        self.due = math.inf
+        self._wake()
+
+    def _wake(self) -> None:
         if self._task is not None:
             trio.lowlevel.reschedule(self._task)
             self._task = None
@@ -85,6 +92,10 @@ class StageQueue:
 
     def __len__(self) -> int:
         return len(self._new) + len(self._part_of)
+
+    def __iter__(self) -> Iterator[Ticket]:
+        """Go through all tickets, in no order that means anything."""
+        return itertools.chain(self._part_of, self._new)
 
     @property
     def parts(self) -> int:

@@ -31,27 +31,24 @@ class Timing:
     def queued(self, ticket: Ticket) -> None:
         """Have a ticket wait as long as its step may take, or one behind it that holds others up."""
         first = ticket.item.first
-        ticket.until = ticket.arrived + max([self.of(ticket, first), *self.behind(ticket, first)])
+        longest = max([self.of(ticket, first), *self.behind(ticket, first)])
+        ticket.until = ticket.due = ticket.arrived + longest
 
     def queued_again(self, ticket: Ticket, now: float, ahead: int) -> None:
         """Have a ticket wait to be run again, behind `ahead` parts."""
         own = self.of(ticket, ticket.item.first)
-        ticket.until = policy.rerun_deadline(now, ahead, own, self._startup)
-        if ticket.timer is not None:
-            ticket.timer.deadline = ticket.until
+        ticket.until = ticket.due = policy.rerun_deadline(now, ahead, own, self._startup)
 
     def started(self, ticket: Ticket, batch: Batch) -> None:
-        """Have the timer of a ticket ring when the first step's time is up that it may be found at."""
-        timer, item = ticket.timer, ticket.item
-        if timer is None or timer.cancel_called:
-            return
+        """Have a ticket be due when the first step's time is up that it may be found at."""
+        item = ticket.item
         ticket.until = policy.running_deadline(
             ticket.until,
             batch.started,
             self.of(ticket, item.first),
             rerun=ticket.rerun or ticket.timeout is not None or item.last > item.first,
         )
-        timer.deadline = policy.next_look(ticket.until, batch.started, self.behind(ticket, item.first))
+        ticket.due = policy.next_look(ticket.until, batch.started, self.behind(ticket, item.first))
 
     def under_way(
         self, ticket: Ticket, batch: Batch, seen: Whereabouts | None, now: float
