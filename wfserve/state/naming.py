@@ -1,0 +1,45 @@
+"""What names a workflow or a version of one is text that can stand in a path of the API."""
+
+from __future__ import annotations
+
+import re
+
+from wfserve.errors import BadRequestError
+
+LONGEST_NAME = 255  # characters
+LONGEST_VERSION = 64
+_VERSION = re.compile(r"[0-9]+(?:\.[0-9]+)*")
+
+
+def check_name(name: str) -> str:
+    """Return `name` if it can name a workflow. Raises `BadRequestError`."""
+    if len(name) > LONGEST_NAME:
+        raise BadRequestError(f"A workflow's name has at most {LONGEST_NAME} characters.")
+    if not name or "/" in name or name in (".", "..") or not name.isprintable():
+        raise BadRequestError(f"Workflow name {name!r} cannot be part of a URL.")
+    return name
+
+
+def check_version(version: object) -> str:
+    """Return `version` if it is text of digits and single dots between them, as in `1.10`.
+
+    Raises `BadRequestError`; for a number with a hint to quote it, since 1.10 is read as 1.1.
+    """
+    if isinstance(version, int | float) and not isinstance(version, bool):
+        raise BadRequestError(
+            f'Version {version} is a number, which 1.10 and 1.1 both are: write it in quotes, "{version}".'
+        )
+    if not isinstance(version, str) or not _VERSION.fullmatch(version) or len(version) > LONGEST_VERSION:
+        shown = f"{str(version)[:LONGEST_VERSION]!r}"
+        raise BadRequestError(f"Version {shown} is not made of digits and dots, such as 1.10.")
+    return version
+
+
+def parse_version(version: str) -> tuple[int, ...]:
+    """Return the numbers of `version`. Raises `BadRequestError` as `check_version` does."""
+    return tuple(int(part) for part in check_version(version).split("."))
+
+
+def version_order(version: str) -> tuple[tuple[int, ...], str]:
+    """Return a key that sorts versions by their numbers; `1.0` and `1.00` are two, told apart as text."""
+    return parse_version(version), version
