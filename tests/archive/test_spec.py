@@ -89,6 +89,27 @@ def test_own_settings_at_every_level() -> None:
     assert spec.settings_of("b") == NodeSettings(max_batch_delay_ms=0, data_format="native", isolate=False)
 
 
+def test_a_shape_is_one_nodes_own_and_a_global_one_is_no_functions() -> None:
+    spec = parse("""
+        models:
+          input-shape: [3, 224, 224]
+          m: {url: m.mar}
+          n: {url: n.mar, input-shape: [], input-dtype: bfloat16}
+        functions:
+          a: {input-shape: [10], input-dtype: int64}
+        dag: {a: [m], m: [n], n: [b]}
+    """)
+    declared = {
+        node: (spec.settings_of(node).input_shape, spec.settings_of(node).input_dtype) for node in "manb"
+    }
+    assert declared == {
+        "m": ((3, 224, 224), "float32"),
+        "a": ((10,), "int64"),
+        "n": ((), "bfloat16"),
+        "b": (None, "float32"),
+    }
+
+
 @pytest.mark.parametrize(
     ("shared", "own", "least", "most"),
     [
@@ -183,6 +204,20 @@ URL = "error: url must be the name of a model archive, or a URL"
         ("max-workers: -1", "2:16: error: max-workers must be an integer from 0 to 1024"),
         ("data-format: text", "2:16: error: data-format must be bytes or native"),
         ("isolate: 1", "2:12: error: isolate must be on or off"),
+        ("input-shape: 3", "2:16: error: input-shape must be a list of sizes, such as [3, 224, 224]"),
+        ("input-shape:", "2:15: error: input-shape must be a list of sizes, such as [3, 224, 224]"),
+        ("input-shape: {a: 1}", "2:16: error: input-shape must be a list of sizes, such as [3, 224, 224]"),
+        (f"input-shape: {[1] * 11}", "2:16: error: input-shape has at most 10 sizes"),
+        (
+            "input-shape: [3, -1]",
+            "2:16: error: input-shape holds sizes, each of which must be an integer from 0 to 2147483647",
+        ),
+        (
+            "input-shape: [3, [1]]",
+            "2:16: error: input-shape holds sizes, each of which must be an integer",
+        ),
+        ("input-dtype: float", "2:16: error: input-dtype must be one of torch's, such as float64"),
+        ("input-dtype: [float32]", "2:16: error: input-dtype must be one of torch's, such as float32"),
         (
             "batchsize: 4",
             "2:3: error: 'batchsize' is neither a setting nor a map with the model's url"
@@ -266,6 +301,8 @@ KEYS = st.sampled_from(
         "max-workers",
         "isolate",
         "data-format",
+        "input-shape",
+        "input-dtype",
     ]
 )
 VALUES = st.recursive(

@@ -12,6 +12,7 @@ from wfserve.child.main import following_id
 from wfserve.child.spec import WorkerSpec
 from wfserve.child.surroundings import homes_of
 from wfserve.transport import progress
+from wfserve.transport.base import MessageKind
 from wfserve.transport.frame import Kind
 from wfserve.transport.message import Fault, decode_passed
 
@@ -141,6 +142,61 @@ def test_native_values_stay_where_the_step_before_wrote_them(server: Any, archiv
     (got,) = server.results(done)
     assert (got.kind, got.shape) == (Kind.TENSOR, (4,))
     assert server.reply(done).kept == (got.place,)
+
+
+def test_an_input_that_two_steps_keep_is_named_once_and_released_once(server: Any, archive: Make) -> None:
+    code = """
+        kept = []
+        def handle(data, context):
+            if data is not None:
+                kept[:] = [row["body"] for row in data if len(row["body"]) > 1]
+                return [data[0]["body"]]
+    """
+    chain = [
+        archive(code, name=name, is_function=True, data_format="native", parents=("x",)) for name in "abc"
+    ]
+    ref = server.put(b"to be kept")
+    calls = [server.call(1, server.item(ref), last=2), server.call(2, server.item(server.put(b".")), last=2)]
+    _, done, _, *released = server.run(chain, *calls)
+    assert server.reply(done).kept == (ref.descriptor,)
+    assert [message.descriptor for message in released] == [ref.descriptor]
+
+
+def test_an_input_that_one_step_drops_is_held_for_another(server: Any, archive: Make) -> None:
+    code = """
+        kept = []
+        def handle(data, context):
+            if data is not None:
+                body = data[0]["body"]
+                kept[:] = kept if context.model_name == "b" and kept else [body]
+                return [body]
+    """
+    chain = [
+        archive(code, name=name, is_function=True, data_format="native", parents=("x",)) for name in "ab"
+    ]
+    refs = [server.put(b"first"), server.put(b"second")]
+    calls = [server.call(tag, server.item(ref), last=1) for tag, ref in enumerate(refs)]
+    calls.append(server.call(2, server.item(server.put(b"third")), last=1))
+    _, *messages = server.run(chain, *calls)
+    released = [message.descriptor for message in messages if message.kind == MessageKind.RELEASE]
+    assert released == [refs[1].descriptor]
+
+
+def test_a_model_behind_a_function_gets_its_results_as_one_batch(server: Any, archive: Make) -> None:
+    make = """
+        import torch
+        def handle(data, context):
+            return data and [torch.full((1003,), float(str(data[0]["body"], "utf-8")))]
+    """
+    model = "def handle(data, context): return data and data.tensor().mean(1).tolist()"
+    chain = [
+        archive(make, name="a", is_function=True, data_format="native"),
+        archive(model, name="m", parents=("a",), data_format="native", leaf=True),
+    ]
+    items = [server.item(server.put(b"%d" % number)) for number in range(4)]
+    _, done = server.run(chain, server.call(1, *items, last=1))
+    assert [got.json() for got in server.results(done)] == [0.0, 1.0, 2.0, 3.0]
+    assert [ran.copies for ran in server.reply(done).ran] == [0, 0]
 
 
 def test_every_node_has_its_own_surroundings(server: Any, tmp_path: Path) -> None:

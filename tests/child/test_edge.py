@@ -102,6 +102,48 @@ def test_a_file_of_a_form_is_a_tensor_too(server: Any, archive: Make) -> None:
     assert result.data.decode() == repr(torch.from_numpy(X))
 
 
+RAW = {"content-type": "application/octet-stream"}
+
+
+@pytest.mark.parametrize("headers", [RAW, {}, {**BINARY, "x-tensor-shape": "6"}])
+def test_a_raw_body_is_the_tensor_that_is_declared(
+    headers: dict[str, str], server: Any, archive: Make
+) -> None:
+    """Unless the client says what it is."""
+    spec = archive(REPR, data_format="native", input_shape=(2, 3))
+    (result,) = server.batch(spec, server.item(server.put(X.tobytes()), headers=headers))
+    shape = (6,) if headers.get("x-tensor-shape") == "6" else (2, 3)
+    assert result.data.decode() == repr(torch.from_numpy(X).reshape(shape))
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "shown"),
+    [
+        ({"content-type": "application/x-npy"}, npy(X[0]), repr(torch.from_numpy(X[0]))),
+        ({"content-type": "application/json"}, b"[1, 2]", "[1, 2]"),
+        ({"content-type": "text/plain"}, b"[1, 2]", "'[1, 2]'"),
+        ({"content-type": "image/png"}, X.tobytes(), "<memory at "),
+    ],
+)
+def test_other_bodies_are_what_they_are(
+    headers: dict[str, str], body: bytes, shown: str, server: Any, archive: Make
+) -> None:
+    spec = archive(REPR, data_format="native", input_shape=(2, 3))
+    (result,) = server.batch(spec, server.item(server.put(body), headers=headers))
+    assert result.data.decode().startswith(shown)
+
+
+def test_a_raw_body_that_is_not_what_is_declared_fails_alone(server: Any, archive: Make) -> None:
+    spec = archive(REPR, data_format="native", input_shape=(2, 3), input_dtype="int16")
+    bad, good = server.batch(
+        spec, server.item(server.put(b"-"), headers=RAW), server.item(server.put(bytes(12)), headers=RAW)
+    )
+    assert isinstance(bad, Fault)
+    assert (bad.code, bad.kind) == (400, "BadRequestException")
+    assert bad.message.startswith("The body is not int16 [2, 3], as the specification has it")
+    assert good.data.decode() == repr(torch.zeros(2, 3, dtype=torch.int16))
+
+
 def test_a_tensor_of_the_body_is_handed_on_where_it_lies(server: Any, archive: Make) -> None:
     body = server.put(X.tobytes())
     spec = archive(ECHO, data_format="native")

@@ -13,8 +13,8 @@ import trio
 
 from wfserve.child.main import serve
 from wfserve.transport.base import NOWHERE, Descriptor, Message, MessageKind
-from wfserve.transport.frame import Kind
-from wfserve.transport.message import Fault
+from wfserve.transport.frame import Kind, pack_header
+from wfserve.transport.message import Fault, Ref
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -442,3 +442,108 @@ def test_a_direct_call_reads_a_clients_body_and_answers_a_client(
     assert called.json() == {"row": "{'body': {'x': 1}}", "t": [1.0]}
     assert walked.kind == (Kind.JSON if data_format == "bytes" else Kind.OBJECT)
     assert b"'a':" in walked.data
+
+
+ROWS = """
+    import torch
+    def handle(data, context):
+        if data is not None:
+            return [torch.full((1003,), float(number)) for number in range(len(data))]
+"""
+
+
+def test_equal_tensors_are_written_as_rows(server: Any, archive: Make) -> None:
+    spec = archive(ROWS, data_format="native")
+    places = [result.place for result in server.batch(spec, *(server.item() for _ in range(4)))]
+    assert [place.offset - places[0].offset for place in places] == [0, 4012, 8024, 12036]
+    assert places[0].offset % 64 == 0
+
+
+def test_rows_of_different_shapes_and_what_is_no_tensor_are_aligned(server: Any, archive: Make) -> None:
+    code = """
+        import torch
+        def handle(data, context):
+            return data and [torch.ones(3), torch.ones(3), torch.ones(3, 1), b"a", b"b", torch.ones(3)]
+    """
+    results = server.batch(archive(code, data_format="native"), *(server.item() for _ in range(6)))
+    first = results[0].place.offset
+    assert [result.place.offset - first for result in results] == [0, 12, 64, 128, 192, 256]
+
+
+def test_copies_are_counted(server: Any, archive: Make) -> None:
+    stacks = "def handle(data, context): return data and data.stack([row['body'] for row in data]).tolist()"
+    refs = [floats(server, 1.0, 2.0) for _ in range(3)]
+    for code, fields, copies in (
+        (ECHO, {"data_format": "native"}, 0),
+        (stacks, {"data_format": "native"}, 3),
+        (stacks, {"data_format": "native", "copy_inputs": True}, 6),
+        (ECHO, {}, 3),
+    ):
+        spec = archive(code, parents=("a",), leaf=True, **fields)
+        _, done = server.run(spec, server.call(1, *(server.item(ref) for ref in refs)))
+        assert server.reply(done).ran[0].copies == copies, (code, fields)
+    _, done = server.run(archive(ECHO), server.call(1, server.item(server.put(b"x"))))
+    assert server.reply(done).ran[0].copies == 1
+
+
+TOGETHER = """
+    import torch
+    kept = []
+    def handle(data, context):
+        if data is not None:
+            batch = data.tensor()
+            if len(data) > 1:
+                kept[:] = [batch[0, :1]]
+            else:
+                kept.clear()
+            return batch.sum(1).tolist()
+"""
+
+
+def neighbours(server: Any, count: int) -> list[Any]:
+    """Rows of three floats in one piece of memory."""
+    whole = server.lend(12 * count)
+    values = torch.arange(3.0 * count)
+    server.transport.arena.view(whole)[:] = values.numpy().tobytes()
+    header = pack_header(Kind.TENSOR, 12, "float32", (3,))
+    return [
+        Ref(header, whole._replace(offset=whole.offset + 12 * number, length=12)) for number in range(count)
+    ]
+
+
+def test_a_batch_that_is_kept_keeps_its_rows(server: Any, archive: Make) -> None:
+    spec = archive(TOGETHER, data_format="native", parents=("a",), leaf=True)
+    refs = neighbours(server, 3)
+    first = server.call(1, *(server.item(ref) for ref in refs))
+    second = server.call(2, server.item(floats(server, 1.0, 2.0)))
+    _, done, last, *released = server.run(spec, first, second)
+    assert [result.json() for result in server.results(done)] == [3.0, 12.0, 21.0]
+    assert server.reply(done).ran[0].copies == 0
+    assert server.reply(done).kept == tuple(ref.descriptor for ref in refs)
+    assert server.reply(last).kept == ()
+    assert [message.descriptor for message in released] == [ref.descriptor for ref in refs]
+
+
+@pytest.mark.parametrize("function", [True, False])
+def test_in_bytes_mode_rows_are_a_plain_list(server: Any, archive: Make, function: bool) -> None:
+    code = "def handle(data, context): return data and [type(data).__name__] * len(data)"
+    for fields, name in (({}, b"list"), ({"data_format": "native"}, b"Batch")):
+        (result,) = server.batch(archive(code, is_function=function, **fields), server.item())
+        assert result.data == name
+
+
+def test_a_base_handler_takes_neighbours_as_they_lie(server: Any, archive: Make, tmp_path: Any) -> None:
+    code = """
+        from ts.torch_handler.base_handler import BaseHandler
+        class Handler(BaseHandler):
+            pass
+    """
+    (tmp_path / "twice_model.py").write_text(
+        "from torch import nn\nclass Twice(nn.Module):\n    def forward(self, x): return 2 * x\n"
+    )
+    manifest = {"model": {"modelFile": "twice_model.py"}}
+    spec = archive(code, manifest=manifest, parents=("a",), data_format="native", leaf=True)
+    call = server.call(1, *(server.item(ref) for ref in neighbours(server, 4)))
+    _, done = server.run(spec, call)
+    assert [result.json() for result in server.results(done)][3] == [18.0, 20.0, 22.0]
+    assert server.reply(done).ran[0].copies == 0

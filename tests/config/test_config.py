@@ -26,6 +26,8 @@ KEYS = {  # key → (text, field, value)
     "max_response_size": ("9", "max_response_size", 9),
     "max_archive_size": ("10", "max_archive_size", 10),
     "arena_size": ("11", "arena_size", 11),
+    "pinned_size": ("0", "pinned_size", 0),
+    "number_of_gpu": ("2", "number_of_gpu", 2),
     "worker_threads": ("2", "worker_threads", 2),
     "default_response_timeout": ("1.5", "response_timeout", 1.5),
     "default_startup_timeout": ("3", "startup_timeout", 3.0),

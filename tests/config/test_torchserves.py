@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from wfserve.config import Address, load, remarks
+from wfserve.config import Address, load
 from wfserve.errors import ConfigError
 
 CONTAINER = """
@@ -120,7 +120,7 @@ def test_what_is_meant():
     assert started(ENCRYPTED).metrics_address == Address("127.0.0.1", 8445, "https")
     assert started(ENCRYPTED).certificate_file == Path.cwd() / "resources/certs.pem"
     assert started(CLOUD).exposed(("10.0.0.1", 8080)) == {"inference", "management"}
-    assert any("number_of_gpu" in line for line in remarks(started(CLUSTER)))
+    assert started(CLUSTER).number_of_gpu == 1
 
 
 def test_the_one_refusal():

@@ -100,7 +100,7 @@ def test_it_is_about_the_file_that_is_named(store):
         ("job_queue_size=5", "ok", "used"),
         ("enable_envvars_config=true", "ok", "used"),
         ("vmargs=-Xmx4g", "note", "ignored: there is no Java here"),
-        ("number_of_gpu=2", "warning", "ignored: workers are given no GPU"),
+        ("number_of_gpu=2", "ok", "used"),
         ("load_models=all", "warning", "ignored: models outside workflows are not served here"),
         ("default_service_handler=a.py", "ok", "used"),
         ("job_queue_sizes=5", "warning", "did you mean job_queue_size?"),

@@ -11,7 +11,9 @@ from quart_trio import QuartTrio
 from tests.archives import FUNCTIONS, chain, pack
 from tests.pools import MIB, PATIENCE
 from tests.registries import predict, registry
+from tests.support import payload
 from wfserve.config import Config
+from wfserve.dag.walk import Request
 from wfserve.http import metrics
 from wfserve.measure.family import NO_LABELS, Family
 from wfserve.workers import process
@@ -92,6 +94,7 @@ async def test_our_own(config):
     assert found["wfserve_node_queued", "count", "w"] == 0
     assert found["wfserve_node_queue_seconds_count", "count", "w"] == 4
     assert found["wfserve_node_batch_size_sum", "count", "w"] == 4
+    assert found["wfserve_input_copies_total", "count", "w"] == 4
     assert 0 < found["wfserve_node_run_seconds_sum", "count", "w"] < PATIENCE
 
 
@@ -120,6 +123,16 @@ async def test_torchserves(config):
     kinds = {family.name: family.type for family in families}
     assert kinds["Requests2XX"] == kinds["ts_queue_latency_microseconds"] == "counter"
     assert kinds["QueueTime"] == kinds["GPUUtilization"] == "gauge"
+
+
+async def test_a_request_that_was_given_up_is_counted_as_that(config):
+    async with scraping(config) as (opened, scrape):
+        workflow = await opened.register("w.war")
+        request = Request(payload(opened._transport, b"[]"), payload(opened._transport, b"x"))
+        assert await workflow.predict(request, watch=lambda give_up: give_up()) is None
+        found = samples(await scrape())
+        assert found["wfserve_requests_total", "gone", "w"] == 1
+        assert found["wfserve_requests_total", "5xx", "w"] == 0
 
 
 async def test_what_is_unregistered_is_gone(config):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from wfserve.measure.gpus import Gpu, Gpus
+from wfserve.measure.gpus import Gpu, Gpus, count, visible
 
 
 @pytest.fixture
@@ -60,3 +60,71 @@ async def test_one_that_hangs_is_given_up(says, monkeypatch):
 async def test_where_it_is_not_there_are_none(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert await Gpus().read() == []
+
+
+UUIDS = ["GPU-1a2b", "GPU-1a3c", "GPU-9f00", "GPU-77aa"]
+LISTING = "; ".join(f"echo {uuid}" for uuid in UUIDS)
+
+
+@pytest.mark.parametrize(
+    ("listed", "expected"),
+    [
+        (None, 4),
+        ("0", 1),
+        ("2,0", 2),
+        (" 3 , 1 ", 2),
+        ("", 0),
+        ("-1", 0),
+        ("0,-1,1", 1),
+        ("0,4,1", 1),
+        ("0,1,0", 0),
+        ("0,GPU-1a2b", 0),
+        ("GPU-9f00,1", 2),
+        ("GPU-9,GPU-1a3", 2),
+        ("GPU-1a", 0),
+        ("MIG-55/1/0", 1),
+        ("MIG-55,MIG-66", 1),
+        ("NoDevFiles", 0),
+    ],
+)
+def test_what_cuda_shows(listed, expected):
+    assert visible(listed, UUIDS) == expected
+
+
+def test_no_name_names_no_gpu():
+    assert visible("", UUIDS[:1]) == 0
+
+
+@pytest.mark.parametrize(
+    ("environ", "at_most", "expected"),
+    [
+        ({}, None, 4),
+        ({}, 2, 2),
+        ({}, 9, 4),
+        ({"CUDA_VISIBLE_DEVICES": "1,2"}, None, 2),
+        ({"CUDA_VISIBLE_DEVICES": "1,2"}, 1, 1),
+    ],
+)
+async def test_how_many_workers_may_use(says, environ, at_most, expected):
+    says(LISTING)
+    assert await count(environ, at_most) == expected
+
+
+async def test_nobody_is_asked_where_none_is_wanted(says, tmp_path):
+    says(f"touch {tmp_path}/asked; {LISTING}")
+    assert await count({}, 0) == 0
+    assert not (tmp_path / "asked").exists()
+
+
+@pytest.mark.parametrize("code", ["exit 9", "printf '\\377'", "exec sleep 3600"])
+async def test_where_gpus_cannot_be_listed_workers_get_none(says, code, caplog, monkeypatch):
+    monkeypatch.setattr("wfserve.measure.gpus.START_PATIENCE", 0.2)
+    says(code)
+    assert await count({}) == 0
+    assert "workers get none" in caplog.text
+
+
+async def test_without_the_program_workers_get_none_quietly(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert await count({}) == 0
+    assert not caplog.records

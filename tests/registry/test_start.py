@@ -29,10 +29,10 @@ async def test_what_does_not_load_at_start_is_unhealthy_and_stops_nothing(config
     async with registry(config) as opened:
         original = catalogue.prepare
 
-        async def prepare(url, *more):
+        async def prepare(url, *more, **named):
             if url == "full.war":
                 raise OSError(28, "No space left on device")
-            return await original(url, *more)
+            return await original(url, *more, **named)
 
         monkeypatch.setattr(catalogue, "prepare", prepare)
         opened.load(("missing.war", "full.war", "echo.war"))
@@ -78,7 +78,7 @@ async def test_a_state_directory_has_one_registry(config):
 
 
 async def test_memory_that_cannot_be_reserved_is_one_line(config, monkeypatch):
-    def refuse(limit):
+    def refuse(limit, pinned_bytes):
         raise OSError(12, "Cannot allocate memory")
 
     monkeypatch.setattr(catalogue, "ShmTransport", refuse)

@@ -10,6 +10,7 @@ from wfserve.scheduling.arrivals import Arrivals
 from wfserve.scheduling.cost import ENOUGH, MOST_SHAPES, Cost, Costs
 from wfserve.scheduling.policy import (
     LATENESS,
+    NEGLIGIBLE,
     PROBE_SECONDS,
     Coming,
     Decision,
@@ -91,6 +92,15 @@ def test_it_waits_for_what_comes_soon_if_a_batch_costs_much_and_an_item_little()
 
 
 @pytest.mark.parametrize(
+    ("alpha", "beta", "expected"),
+    [(0.0, 0.01, 8), (0.1, 0.01, 16), (0.003, 0.01, 10), (0.001, 0.01, 8), (0.1, 0.0, 16)],
+)
+def test_a_batch_is_no_larger_than_pays(alpha, beta, expected):
+    waiting = Waiting(16, 10.0, math.inf)
+    assert next_batch(waiting, NOTHING, learned(alpha, beta), 10.0, limit=32, delay=1.0).size == expected
+
+
+@pytest.mark.parametrize(
     ("coming", "cost", "limit", "delay", "why"),
     [
         (Coming(7, 10.01), learned(0.0, 0.1), 8, 5.0, "nothing is saved"),
@@ -142,7 +152,9 @@ def test_every_decision_is_sound(items, waited, left, more, due, alpha, beta, li
         assert items < limit
     else:
         assert size == 1 or now + cost.of(size) <= waiting.deadline + 1e-9
-        assert size == min(items, limit) or now + cost.of(size + 1) > waiting.deadline - 1e-9
+        late = now + cost.of(size + 1) > waiting.deadline - 1e-9
+        enough = size >= cost.alpha / (NEGLIGIBLE * cost.beta) and 2 * size >= min(items, limit)
+        assert size == min(items, limit) or late or enough or 2 * size >= cost.most_within(left)
 
 
 def test_the_expected_end_counts_whole_batches_of_all_workers_and_the_last_as_full_as_it_will_be():

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import threading
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import trio
 import trio.testing
@@ -16,17 +18,41 @@ from wfserve.transport.base import NOWHERE, Descriptor, Message, MessageKind
 from wfserve.transport.frame import ALIGNMENT, HEADER_SIZE, Kind, pack_header
 from wfserve.transport.memory import MemoryTransport
 from wfserve.transport.shm import ShmTransport
+from wfserve.transport.slab import Row, Slabs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from wfserve.transport.base import ChildLink, Link, Payload, Transport
+    from wfserve.transport.base import Arena, ChildLink, Lender, Link, Loan, Payload, Transport
 
 LIMIT = 1 << 20
 CAPACITY = 256
 
 
-@pytest.fixture(params=[MemoryTransport, ShmTransport], ids=["memory", "shm"])
+class OnPinned:
+    """A transport that lends of its pinned segment alone."""
+
+    def __init__(self, make: Callable[..., Any], limit: int) -> None:
+        self._made = make(limit, pinned_bytes=limit)
+        self.arena = self.pinned = self._made.pinned
+        self.connect = self._made.connect
+
+    def __enter__(self) -> OnPinned:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._made.__exit__(None, None, None)
+
+
+MADE = {
+    "memory": MemoryTransport,
+    "shm": ShmTransport,
+    "memory pinned": partial(OnPinned, MemoryTransport),
+    "shm pinned": partial(OnPinned, ShmTransport),
+}
+
+
+@pytest.fixture(params=MADE.values(), ids=MADE)
 def transport(request: pytest.FixtureRequest) -> Iterator[Transport]:
     make: Callable[[int], Transport] = request.param
     with make(LIMIT) as made:
@@ -42,8 +68,29 @@ def ends(transport: Transport) -> Iterator[tuple[Link, ChildLink]]:
     link.close()
 
 
-def publish(transport: Transport, data: bytes) -> Payload:
-    loan = transport.arena.loan(len(data))
+class Rows:
+    """Lends nothing but rows, each of a slab of its own."""
+
+    def __init__(self, arena: Arena) -> None:
+        self._arena = arena
+
+    def loan(self, nbytes: int) -> Loan:
+        slabs = Slabs(self._arena, batch_size=1, declared=nbytes)
+        first, row = slabs.loan(nbytes), slabs.loan(nbytes)
+        first.release()
+        slabs.rest()
+        assert isinstance(row, Row)
+        return row
+
+
+@pytest.fixture(params=[lambda arena: arena, Rows], ids=["slots", "rows"])
+def lender(request: pytest.FixtureRequest, transport: Transport) -> Lender:
+    made: Lender = request.param(transport.arena)
+    return made
+
+
+def publish(lender: Lender, data: bytes) -> Payload:
+    loan = lender.loan(len(data))
     loan.buffer[: len(data)] = data
     payload = loan.publish(pack_header(Kind.BYTES, len(data)), 0, len(data))
     loan.release()
@@ -107,7 +154,7 @@ class TestArena:
         assert (after.slots, after.loaned_bytes, after.high_water_bytes) == (0, 0, loan.descriptor.length)
 
     def test_after_close_nothing_is_lent_and_what_is_borrowed_stays(self, transport: Transport) -> None:
-        payload = publish(transport, b"still here")
+        payload = publish(transport.arena, b"still here")
         view = payload.borrow()
         payload.release()
         transport.arena.close()
@@ -120,16 +167,16 @@ class TestArena:
 
 
 class TestHandles:
-    def test_a_payload_is_what_was_published(self, transport: Transport) -> None:
-        payload = publish(transport, b"abc")
+    def test_a_payload_is_what_was_published(self, lender: Lender) -> None:
+        payload = publish(lender, b"abc")
         assert bytes(payload.borrow()) == b"abc"
         assert payload.borrow().readonly
         assert payload.nbytes == payload.descriptor.length == 3
         assert payload.header == pack_header(Kind.BYTES, 3)
         payload.release()
 
-    def test_parts_are_published_one_after_another(self, transport: Transport) -> None:
-        loan = transport.arena.loan(300)
+    def test_parts_are_published_one_after_another(self, lender: Lender) -> None:
+        loan = lender.loan(300)
         loan.buffer[:300] = bytes(range(100)) * 3
         parts = [loan.publish(pack_header(Kind.BYTES, 100), offset, 100) for offset in (0, 100, 200)]
         starts = [part.descriptor.offset - loan.descriptor.offset for part in parts]
@@ -138,8 +185,8 @@ class TestHandles:
         for handle in (loan, *parts):
             handle.release()
 
-    def test_a_part_of_a_payload_is_a_payload(self, transport: Transport) -> None:
-        whole = publish(transport, bytes(range(100)))
+    def test_a_part_of_a_payload_is_a_payload(self, lender: Lender) -> None:
+        whole = publish(lender, bytes(range(100)))
         middle = whole.part(pack_header(Kind.TENSOR, 50, "uint8", (5, 10)), 20, 50)
         inner = middle.part(pack_header(Kind.BYTES, 10), 40, 10)
         assert inner.descriptor.offset == whole.descriptor.offset + 60
@@ -155,8 +202,10 @@ class TestHandles:
             inner.part(pack_header(Kind.BYTES, 1), 0, 1)
 
     @pytest.mark.parametrize("order", [*itertools.permutations(range(4))])
-    def test_the_last_handle_frees_the_slot(self, transport: Transport, order: tuple[int, ...]) -> None:
-        loan = transport.arena.loan(10)
+    def test_the_last_handle_frees_the_slot(
+        self, transport: Transport, lender: Lender, order: tuple[int, ...]
+    ) -> None:
+        loan = lender.loan(10)
         payload = loan.publish(pack_header(Kind.BYTES, 10), 0, 10)
         handles: list[Any] = [loan, payload, payload.share(), loan.publish(pack_header(Kind.BYTES, 0), 10, 0)]
         for number in order:
@@ -165,35 +214,35 @@ class TestHandles:
             handles[number].release()
         assert transport.arena.statistics().slots == 0
 
-    def test_a_handle_that_is_collected_is_released(self, transport: Transport) -> None:
-        payload = publish(transport, b"x")
+    def test_a_handle_that_is_collected_is_released(self, transport: Transport, lender: Lender) -> None:
+        payload = publish(lender, b"x")
         shared = payload.share()
         del payload
         assert transport.arena.statistics().slots == 1
         del shared
         assert transport.arena.statistics().slots == 0
 
-    def test_a_view_keeps_the_slot(self, transport: Transport) -> None:
-        payload = publish(transport, bytes(range(200)))
+    def test_a_view_keeps_the_slot(self, transport: Transport, lender: Lender) -> None:
+        payload = publish(lender, bytes(range(200)))
         tail = payload.borrow()[100:]
         payload.release()
-        other = publish(transport, bytes(200))
+        other = publish(lender, bytes(200))
         assert bytes(tail) == bytes(range(100, 200))
         other.release()
         tail.release()
         del tail
         assert transport.arena.statistics().slots == 0
 
-    def test_a_view_of_a_loan_keeps_the_slot(self, transport: Transport) -> None:
-        loan = transport.arena.loan(10)
+    def test_a_view_of_a_loan_keeps_the_slot(self, transport: Transport, lender: Lender) -> None:
+        loan = lender.loan(10)
         view = loan.buffer
         loan.release()
         assert transport.arena.statistics().slots == 1
         del view
         assert transport.arena.statistics().slots == 0
 
-    def test_after_release_there_is_nothing_to_use(self, transport: Transport) -> None:
-        loan = transport.arena.loan(10)
+    def test_after_release_there_is_nothing_to_use(self, lender: Lender) -> None:
+        loan = lender.loan(10)
         payload = loan.publish(pack_header(Kind.BYTES, 10), 0, 10)
         loan.release()
         payload.release()
@@ -210,17 +259,15 @@ class TestHandles:
         ("offset", "length"),
         [(0, 65), (64, 1), (65, 0), (-1, 1), (0, -1), (2**64, 1), (1, 2**64 - 1), (2**63, 2**63)],
     )
-    def test_only_parts_of_the_loan_are_published(
-        self, transport: Transport, offset: int, length: int
-    ) -> None:
-        loan = transport.arena.loan(64)
+    def test_only_parts_of_the_loan_are_published(self, lender: Lender, offset: int, length: int) -> None:
+        loan = lender.loan(64)
         with pytest.raises(ValueError, match="within"):
             loan.publish(bytes(HEADER_SIZE), offset, length)
         loan.release()
 
     @pytest.mark.parametrize("header", [b"", bytes(HEADER_SIZE - 1), bytes(HEADER_SIZE + 1)])
-    def test_a_header_has_its_size(self, transport: Transport, header: bytes) -> None:
-        loan = transport.arena.loan(64)
+    def test_a_header_has_its_size(self, lender: Lender, header: bytes) -> None:
+        loan = lender.loan(64)
         with pytest.raises(ValueError, match="96 bytes"):
             loan.publish(header, 0, 1)
         loan.release()
@@ -228,10 +275,10 @@ class TestHandles:
 
 class TestMapping:
     def test_a_child_reads_payloads_and_writes_extents(
-        self, transport: Transport, ends: tuple[Link, ChildLink]
+        self, lender: Lender, ends: tuple[Link, ChildLink]
     ) -> None:
         _, child = ends
-        payload, loan = publish(transport, b"question"), transport.arena.loan(100)
+        payload, loan = publish(lender, b"question"), lender.loan(100)
         assert bytes(child.map(payload.descriptor)) == b"question"
         segment, offset, _ = loan.descriptor
         child.map(Descriptor(segment, offset + 10, 6))[:] = b"answer"
@@ -244,20 +291,32 @@ class TestMapping:
         "moved", [(1, 0, 0), (0, 2**62, 0), (0, 0, 2**62), (0, -(2**62), 0), (0, 2**64, 0)]
     )
     def test_only_mapped_segments_are_seen(
-        self, transport: Transport, ends: tuple[Link, ChildLink], moved: tuple[int, int, int]
+        self, lender: Lender, ends: tuple[Link, ChildLink], moved: tuple[int, int, int]
     ) -> None:
         _, child = ends
-        loan = transport.arena.loan(10)
+        loan = lender.loan(10)
         place = Descriptor(*(a + b for a, b in zip(loan.descriptor, moved, strict=True)))
         with pytest.raises(ValueError, match=r"\w"):
             child.map(place)
         loan.release()
 
+    def test_where_a_segment_lies(self, lender: Lender, ends: tuple[Link, ChildLink]) -> None:
+        _, child = ends
+        loans = [lender.loan(nbytes) for nbytes in (100, 100, 5000)]
+        for loan in loans:
+            place = loan.descriptor
+            address = np.frombuffer(child.map(place), np.uint8).ctypes.data
+            assert child.origin(place) == address - place.offset
+        with pytest.raises(ValueError, match=r"\w"):
+            child.origin(loans[0].descriptor._replace(segment=7))
+        for loan in loans:
+            loan.release()
+
     def test_whether_anybody_still_looks_can_be_told(
-        self, transport: Transport, ends: tuple[Link, ChildLink]
+        self, lender: Lender, ends: tuple[Link, ChildLink]
     ) -> None:
         _, child = ends
-        payload = publish(transport, b"0123456789")
+        payload = publish(lender, b"0123456789")
         view = child.map(payload.descriptor)
         looked_at = weakref.ref(view.obj)
         part = view[2:4].toreadonly()

@@ -14,7 +14,18 @@ from wfserve.errors import FrameError
 from wfserve.transport import message
 from wfserve.transport.base import NOWHERE, Descriptor
 from wfserve.transport.frame import HEADER_SIZE
-from wfserve.transport.message import Call, CallItem, Fault, LoadFailure, Ran, Ref, Reply, Value
+from wfserve.transport.message import (
+    Call,
+    CallItem,
+    Divided,
+    Fault,
+    Form,
+    LoadFailure,
+    Ran,
+    Ref,
+    Reply,
+    Value,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +39,9 @@ items = st.builds(
     refs,
     st.lists(st.tuples(u32, refs), max_size=3).map(tuple),
 )
-calls = st.builds(Call, st.lists(items, max_size=4).map(tuple), descriptors, u8, u8, st.booleans())
+calls = st.builds(
+    Call, st.lists(items, max_size=4).map(tuple), descriptors, u8, u8, st.booleans(), st.sampled_from(Form)
+)
 values = st.builds(Value, refs, st.binary(max_size=100))
 faults = st.builds(
     Fault,
@@ -39,11 +52,12 @@ faults = st.builds(
     u8,
     st.none() | refs,
 )
+divided = st.builds(Divided, st.lists(refs, max_size=4).map(tuple))
 replies = st.builds(
     Reply,
-    st.lists(values | faults, max_size=4).map(tuple),
+    st.lists(values | faults | divided, max_size=4).map(tuple),
     st.lists(descriptors, max_size=3).map(tuple),
-    st.lists(st.builds(Ran, u64, u32, st.binary(max_size=100)), max_size=3).map(tuple),
+    st.lists(st.builds(Ran, u64, u32, st.binary(max_size=100), u32), max_size=3).map(tuple),
 )
 passed = st.lists(st.tuples(u32, refs), max_size=4)
 failures = st.builds(LoadFailure, st.integers(100, 999), st.text(max_size=50), u8)
@@ -161,6 +175,13 @@ def test_a_lone_surrogate_becomes_a_question_mark() -> None:
     assert resent(Fault(503, "E", "bad \ud800 text")).message == "bad ? text"
 
 
+def test_a_form_that_is_none() -> None:
+    view = encoded(Call((), NOWHERE), message.call_size, message.encode_call)
+    view[-1] = len(Form)
+    with pytest.raises(FrameError, match="form"):
+        message.decode_call(view)
+
+
 @pytest.mark.parametrize("code", [0, -1, 99, 1000, 2**40])
 def test_what_is_no_status_is_sent_as_500(code: int) -> None:
     assert resent(Fault(code, "E", "m")).code == 500
@@ -184,6 +205,6 @@ def test_metrics_have_a_limit_on_either_side() -> None:
     longer = Reply((), ran=(Ran(metrics=bytes(message.MAX_METRICS_BYTES + 1)),))
     with pytest.raises(ValueError, match="limited"):
         encoded(longer, message.reply_size, message.encode_reply)
-    forged = struct.pack("<IIBQII", 0, 0, 1, 0, 0, message.MAX_METRICS_BYTES + 1)
+    forged = struct.pack("<IIBQIII", 0, 0, 1, 0, 0, 0, message.MAX_METRICS_BYTES + 1)
     with pytest.raises(FrameError, match="limit"):
         message.decode_reply(memoryview(forged + bytes(message.MAX_METRICS_BYTES + 1)))

@@ -18,6 +18,15 @@ def echo(port: Any) -> None:
         link.send(Message(MessageKind.DONE, message.tag, message.descriptor))
 
 
+def answer_in_pinned(port: Any, place: Descriptor) -> None:
+    """Turn the bytes at `place` around, and say how long the pinned segment is; then wait to be killed."""
+    link = port.attach()
+    view = link.map(place._replace(length=8))
+    view[:] = bytes(view)[::-1]
+    link.send(Message(MessageKind.DONE, link.pinned.nbytes, NOWHERE))
+    link.receive()
+
+
 def flood(port: Any, count: int) -> None:
     """Send more than a ring holds without waiting for anything."""
     link = port.attach()

@@ -214,12 +214,12 @@ def test_a_lie_about_a_length_teaches_nothing(transport):
 def test_what_was_recorded_is_there_unread_and_its_room_is_learned(transport):
     sizes = ResultSizes()
     exchange = Exchange(transport, sizes=sizes)
-    (outcome,) = exchange.answer(exchange.write(b"a"), ran=[message.Ran(5, 1, b"[" * 1900)])
+    (outcome,) = exchange.answer(exchange.write(b"a"), ran=[message.Ran(5, 1, b"[" * 1800)])
     outcome.payload.release()
-    assert exchange.lease.ran == (Ran(5e-9, 1, b"[" * 1900),)
+    assert exchange.lease.ran == (Ran(5e-9, 1, b"[" * 1800),)
     exchange.end()
     sizes.learn(1, 0)
-    assert sizes.extent_for(10) >= 10 * 1900
+    assert sizes.extent_for(10) >= 10 * 1800
 
 
 def test_a_direct_item_says_so(transport):
@@ -293,6 +293,71 @@ def test_lies_of_a_dead_child_are_refused(exchange, lie):
     seen = left(exchange, (2 if lie == "item" else 0, ref))
     with pytest.raises(FrameError):
         exchange.lease.reached(seen._replace(passed=outside) if lie == "place" else seen)
+
+
+class Reversed(Exchange):
+    """A batch whose items come in another order than their inputs lie."""
+
+    def __init__(self, transport, *bodies):
+        super().__init__(transport, *bodies)
+        self.lease.end()
+        self.items.reverse()
+        self.lease = Lease(transport.arena, 7, self.items, ResultSizes())
+        self.call = decode_call(self.child.map(self.lease.call.descriptor))
+        self.extent = self.call.extent
+
+
+@pytest.fixture
+def reversed_(transport):
+    made = Reversed(transport, b"one", b"two", b"three")
+    yield made
+    made.end()
+
+
+def test_a_child_gets_items_as_their_inputs_lie(reversed_):
+    read = [bytes(reversed_.child.map(ref.descriptor)) for i in reversed_.call.items for _, ref in i.inputs]
+    assert read == [b"one", b"two", b"three"]
+
+
+def test_outcomes_are_in_the_order_of_the_items(reversed_):
+    fault = Fault(503, "InternalServerException", "second")
+    outcomes = reversed_.answer(reversed_.write(b"first"), fault, reversed_.write(b"third", at=64))
+    assert [text(outcomes[0].payload), outcomes[1].error.message, text(outcomes[2].payload)] == [
+        "third",
+        "second",
+        "first",
+    ]
+    for outcome in outcomes[::2]:
+        outcome.payload.release()
+
+
+def test_what_a_dead_child_left_is_found_by_item(reversed_):
+    remains = reversed_.lease.reached(left(reversed_, (0, reversed_.write(b"of one").ref)))
+    assert {index: text(payload) for index, payload in remains.items()} == {2: "of one"}
+    remains[2].release()
+
+
+def test_items_of_several_inputs_or_none_stay_in_order(transport):
+    given = [item(transport, body) for body in (b"one", b"two", b"three")][::-1]
+    inputs = [each.inputs for each in given]
+    given[0].inputs = ()
+    given[1].inputs = inputs[1] * 2
+    lease = Lease(transport.arena, 7, given, ResultSizes())
+    _, port = transport.connect()
+    call = decode_call(port.attach().map(lease.call.descriptor))
+    assert [len(each.inputs) for each in call.items] == [0, 2, 1]
+    lease.end()
+    for each, own in zip(given, inputs, strict=True):
+        each.inputs = own
+    release(*given)
+
+
+def test_copies_are_told(transport):
+    exchange = Exchange(transport)
+    (outcome,) = exchange.answer(exchange.write(b"a"), ran=[message.Ran(5, 1, b"", 3)])
+    outcome.payload.release()
+    assert exchange.lease.ran == (Ran(5e-9, 1, b"", 3),)
+    exchange.end()
 
 
 def test_what_is_handed_on_needs_no_room(transport):

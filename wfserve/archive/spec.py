@@ -14,6 +14,7 @@ import yaml
 
 from wfserve.archive import plain
 from wfserve.archive.diagnostics import Diagnostic, Position, Severity, closest, in_file_order
+from wfserve.dtypes import DTYPES
 from wfserve.errors import InvalidWorkflowError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 LONGEST_NAME = 200  # bytes; a node's name becomes part of a directory's
 LARGEST = 2**31 - 1  # TorchServe's integers have 32 bits
+MOST_DIMENSIONS = 10  # of a tensor that goes from node to node
 SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 MOST_WORKERS = 1024  # of one model; a slip of the finger must not start a million processes
 SECTIONS = frozenset({"models", "dag", "functions"})
@@ -29,7 +31,7 @@ Path = tuple[str, ...]  # names from the root of the document down: ("models", "
 
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
-    """How one node runs; the defaults are TorchServe's, the last four are wfserve's own."""
+    """How one node runs; the defaults are TorchServe's, the last six are wfserve's own."""
 
     min_workers: int = 1
     max_workers: int = 1
@@ -41,6 +43,8 @@ class NodeSettings:
     copy_inputs: bool = False
     isolate: bool = True
     fuse: bool | None = None  # share workers with the nodes before and behind it; None: as it seems best
+    input_shape: tuple[int, ...] | None = None  # of one request's tensor in a raw body; None: not declared
+    input_dtype: str = "float32"  # and its element type, by torch's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +124,9 @@ def _refuse(found: Diagnostic) -> NoReturn:
 
 
 def _for_function(settings: NodeSettings) -> NodeSettings:
-    return dataclasses.replace(settings, min_workers=1, max_workers=1, batch_size=1, max_batch_delay_ms=0)
+    return dataclasses.replace(
+        settings, min_workers=1, max_workers=1, batch_size=1, max_batch_delay_ms=0, input_shape=None
+    )
 
 
 def _integer(lowest: int, largest: int = LARGEST) -> Callable[[yaml.Node], int]:
@@ -155,6 +161,24 @@ def _data_format(node: yaml.Node) -> str:
     return str(node.value)
 
 
+def _shape(node: yaml.Node) -> tuple[int, ...]:
+    if not isinstance(node, yaml.SequenceNode):
+        raise ValueError("must be a list of sizes, such as [3, 224, 224]")
+    if len(node.value) > MOST_DIMENSIONS:
+        raise ValueError(f"has at most {MOST_DIMENSIONS} sizes")
+    try:
+        return tuple([_integer(0)(size) for size in node.value])
+    except ValueError as error:
+        raise ValueError(f"holds sizes, each of which {error}") from None
+
+
+def _dtype(node: yaml.Node) -> str:
+    name = _name(node)
+    if name not in DTYPES:
+        raise ValueError(f"must be one of torch's, such as {closest(name or '', DTYPES) or 'float32'}")
+    return name
+
+
 _Given = dict[str, Any]  # the fields of NodeSettings that a map of the file sets
 
 SETTINGS: Mapping[str, tuple[str, Callable[[yaml.Node], Any]]] = {
@@ -168,10 +192,10 @@ SETTINGS: Mapping[str, tuple[str, Callable[[yaml.Node], Any]]] = {
     "copy-inputs": ("copy_inputs", _switch),
     "isolate": ("isolate", _switch),
     "fuse": ("fuse", _switch),
+    "input-shape": ("input_shape", _shape),
+    "input-dtype": ("input_dtype", _dtype),
 }
-FUNCTION_SETTINGS = frozenset(
-    {"retry-attempts", "timeout-ms", "data-format", "copy-inputs", "isolate", "fuse"}
-)
+FUNCTION_SETTINGS = SETTINGS.keys() - {"min-workers", "max-workers", "batch-size", "max-batch-delay"}
 
 
 def _resolve(shared: _Given, own: _Given) -> NodeSettings:

@@ -14,6 +14,7 @@ where it is read, into the bytearray that a handler in bytes mode is owed.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,14 +27,16 @@ from wfserve.child import container, media, objects
 from wfserve.child.fault import UNSUPPORTED, NodeError
 from wfserve.child.inputs import address_of
 from wfserve.child.tensors import Sized, write_elements
+from wfserve.transport.base import Descriptor
 from wfserve.transport.frame import MAX_RANK, Kind, object_layout, pack_header, parse_header
 from wfserve.transport.message import MAX_RESPONSE_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from wfserve.child.context import Headers
     from wfserve.child.handler import Answer
     from wfserve.child.inputs import Inputs
-    from wfserve.transport.base import Descriptor
     from wfserve.transport.message import Ref
 
 _JSON_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
@@ -198,13 +201,44 @@ def _written(encoded: Encoded) -> bytearray:
     return data
 
 
+def decode_run(
+    refs: Sequence[Ref], inputs: Inputs, dtype: str = "", shape: tuple[int, ...] | None = None
+) -> list[torch.Tensor] | None:
+    """Return inputs of one kind that lie one behind the other as rows of one tensor, None if they do not.
+
+    They are tensors, or raw bytes that are said to be of `dtype` and `shape`.
+    """
+    header, (segment, start, nbytes) = refs[0]
+    places = range(start, start + nbytes * len(refs), nbytes or 1)
+    if any(
+        ref != (header, (segment, place, nbytes)) for ref, place in zip(refs, places, strict=False)
+    ) or len(places) < len(refs):
+        return None
+    parsed = parse_header(header)
+    if parsed.kind == Kind.TENSOR:
+        dtype, shape = parsed.dtype, parsed.shape
+    if parsed.kind not in (Kind.TENSOR, Kind.BYTES) or shape is None:
+        return None
+    if parsed.kind == Kind.BYTES and dtype == "bool":  # each byte would have to be looked at
+        return None
+    if math.prod(shape) * objects.DTYPES[dtype].itemsize != nbytes:
+        return None
+    view = inputs.borrow_run(Descriptor(segment, start, nbytes * len(refs)), len(refs))
+    if view is None or address_of(view) % objects.DTYPES[dtype].itemsize:
+        return None
+    base = objects.tensor_of(view, dtype, (len(refs), *shape))
+    rows = list(base.unbind())
+    inputs.remember(base, rows)
+    return rows
+
+
 def decode_native(ref: Ref, inputs: Inputs) -> Any:
     """Return an input as its parent returned it; bytes are a writable memoryview."""
     header = parse_header(ref.header)
     if header.kind == Kind.TEXT:
-        return str(inputs.read(ref), "utf-8")
+        return str(inputs.look(ref), "utf-8")
     if header.kind == Kind.JSON:
-        return json.loads(str(inputs.read(ref), "utf-8"))
+        return json.loads(str(inputs.look(ref), "utf-8"))
     view = inputs.borrow(ref)
     if header.kind == Kind.TENSOR:
         return objects.tensor_of(view, header.dtype, header.shape)

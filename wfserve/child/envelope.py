@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from wfserve.child.spec import WorkerSpec
 
     Entry = Callable[[Any, Any], Any]
+    Together = Callable[[list[Any]], list[Any]]  # makes of rows what a handler gets
 
 BODY = "body"
 PACKAGE = "ts.torch_handler.request_envelope"
@@ -35,7 +36,7 @@ def joins(spec: WorkerSpec) -> bool:
     return spec.service_envelope not in ("", BODY)
 
 
-def enveloped(spec: WorkerSpec, entry: Entry, context: Any) -> Callable[[Sequence[Job]], Any]:
+def enveloped(spec: WorkerSpec, entry: Entry, context: Any) -> Callable[[Sequence[Job], Together], Any]:
     """Return what calls `entry` for a batch; its result is right if it is a list, an entry a job.
 
     Raises `ImportError` if there is no such envelope.
@@ -46,7 +47,7 @@ def enveloped(spec: WorkerSpec, entry: Entry, context: Any) -> Callable[[Sequenc
         if joins(spec):
             return _Joined(spec, entry, context, kind(entry)).answer
         entry = kind(entry).handle
-    return lambda jobs: entry([job.row for job in jobs], context)
+    return lambda jobs, together: entry(together([job.row for job in jobs]), context)
 
 
 class _Joined:
@@ -60,14 +61,14 @@ class _Joined:
         self._envelope.context = context
         self._split = importlib.import_module(f"{PACKAGE}.base").split
 
-    def answer(self, jobs: Sequence[Job]) -> Any:
+    def answer(self, jobs: Sequence[Job], together: Together) -> Any:
         """Return a result for each job, or what the handler returned if that is not one a row.
 
         A single request is answered with whatever the handler makes of its rows.
         """
         opened = [self._open(job) for job in jobs]
         lengths = [len(each.values) for each in opened]
-        results = self._entry([value for each in opened for value in each.values], self._context)
+        results = self._entry(together([value for each in opened for value in each.values]), self._context)
         free = len(jobs) == 1 and self._closes(jobs[0])
         if results is None or not (free or isinstance(results, list)):
             return results

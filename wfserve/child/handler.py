@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from wfserve.child.context import Job
+    from wfserve.child.envelope import Together
     from wfserve.child.spec import WorkerSpec
     from wfserve.transport.message import Fault
 
@@ -53,21 +54,21 @@ class Handler:
         entry = load_entry(spec.handler, self._node.context)
         self._enter = enveloped(spec, entry, self._node.context)
 
-    def call(self, jobs: Sequence[Job]) -> list[Answer | Fault]:
+    def call(self, jobs: Sequence[Job], together: Together = list) -> list[Answer | Fault]:
         """Return an answer or a fault for each job, in order. The jobs' rows are the handler's to change.
 
-        A function is called with one job at a time.
+        It gets them as `together` puts them together. A function is called with one job at a time.
         """
-        return self._call(jobs) if jobs else []
+        return self._call(jobs, together) if jobs else []
 
     def take_metrics(self) -> bytes:
         """Return what the handler recorded since the last time, as JSON; empty if nothing."""
         return self._node.take_metrics()
 
-    def _call(self, jobs: Sequence[Job]) -> list[Answer | Fault]:
+    def _call(self, jobs: Sequence[Job], together: Together) -> list[Answer | Fault]:
         self._node.begin(jobs)
         try:
-            values = self._enter(jobs)
+            values = self._enter(jobs, together)
         except Exception as error:
             ids = ", ".join(job.request_id for job in jobs)
             if isinstance(error, self._prediction_exception):  # meant for the client, no defect

@@ -16,14 +16,17 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
+from wfserve.child import device
 from wfserve.child.fault import load_failure_of
-from wfserve.child.inputs import Inputs
-from wfserve.child.node import Node
+from wfserve.child.inputs import Inputs, kept_once
+from wfserve.child.memory import keep_freed
+from wfserve.child.node import Calls, Node
 from wfserve.child.results import Extents, Stopped, write_reply
 from wfserve.child.surroundings import settle
 from wfserve.transport import progress
 from wfserve.transport.base import NOWHERE, Message, MessageKind
 from wfserve.transport.message import (
+    Divided,
     Fault,
     Ran,
     Reply,
@@ -64,6 +67,7 @@ def serve(chain: Sequence[WorkerSpec], link: ChildLink, homes: Sequence[Home] = 
     if scratch.kind == MessageKind.STOP:
         return
     view = link.map(scratch.descriptor)
+    device.copies.offer(link.pinned)
     nodes: list[Node] = []
     try:
         for step, spec in enumerate(chain):
@@ -74,6 +78,7 @@ def serve(chain: Sequence[WorkerSpec], link: ChildLink, homes: Sequence[Home] = 
         length = encode_load_failure(failure, view)
         link.send(Message(MessageKind.FAILED, 0, scratch.descriptor._replace(length=length)))
         return
+    keep_freed()
     link.send(Message(MessageKind.READY, 0, NOWHERE))
     worker = Worker(nodes, link, view)
     try:
@@ -98,7 +103,8 @@ class Worker:
         extents = Extents(self._link, message.tag, call.extent)
         batch = _Batch(self._nodes, self._link, self._scratch, message.tag, call, extents)
         batch.run()
-        kept = [watched for inputs in batch.inputs for watched in inputs.kept()]
+        device.copies.settle()
+        kept = kept_once(batch.inputs)
         reply = Reply(tuple(batch.results), tuple(watched.descriptor for watched in kept), tuple(batch.ran))
         place = write_reply(self._link, extents, reply)
         self._link.send(Message(MessageKind.DONE, message.tag, place))
@@ -157,10 +163,11 @@ class _Batch:
         if step > call.first:
             self._note_passed(step)
         items = [item for _, item in self._live]
-        results = node.run(items, inputs, self._extents, self._beginner(step), direct=call.direct)
+        calls = Calls(self._extents, self._beginner(step), call.direct, call.form)
+        results = node.run(items, inputs, calls)
         self._sort(step, results)
         took = time.perf_counter_ns() - began
-        self.ran.append(Ran(took, len(items), node.take_metrics()))
+        self.ran.append(Ran(took, len(items), node.take_metrics(), inputs.copies))
 
     def _beginner(self, step: int) -> Callable[[int], None]:
         if len(self._nodes) == 1:  # the server knows
@@ -183,7 +190,7 @@ class _Batch:
             if isinstance(result, Fault):
                 reached = item.inputs[0][1] if step > self._call.first else None
                 self._found[index] = result._replace(step=step, reached=reached)
-            elif step == self._call.last:
+            elif step == self._call.last or isinstance(result, Divided):
                 self._found[index] = result
             else:
                 request_id = following_id(item.request_id)

@@ -9,30 +9,41 @@ from __future__ import annotations
 import logging
 import traceback
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
-from wfserve.child import codec, objects
+from wfserve.child import codec, many, objects
+from wfserve.child.batch import Batch, Rooms
 from wfserve.child.envelope import joins
 from wfserve.child.fault import NodeError, sending_fault_of
 from wfserve.child.handler import Handler
 from wfserve.child.results import write_results
 from wfserve.child.rows import Rows
-from wfserve.transport.message import MAX_RESPONSE_BYTES, Fault
+from wfserve.transport.message import MAX_RESPONSE_BYTES, Fault, Form
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
-    from wfserve.child.codec import Encoded
     from wfserve.child.context import Job
+    from wfserve.child.envelope import Together
     from wfserve.child.handler import Answer
     from wfserve.child.inputs import Inputs
-    from wfserve.child.results import Extents
+    from wfserve.child.results import Extents, Outcome
     from wfserve.child.spec import WorkerSpec
     from wfserve.transport.base import ChildLink
     from wfserve.transport.message import CallItem, Result
 
 log = logging.getLogger(__name__)
+
+
+class Calls(NamedTuple):
+    """How the handler is called for the items of one step, and where its results go."""
+
+    extents: Extents
+    begins: Callable[[int], None] = lambda _item: None  # told of each item that a call begins with
+    direct: bool = False  # clients called this node alone
+    form: Form = Form.WHOLE
 
 
 class Node:
@@ -45,6 +56,7 @@ class Node:
         self.spec = spec
         self._link = link
         self._home = home or nullcontext()
+        self._rooms = Rooms()
         with self._home:
             self._handler = Handler(spec)
         archive = objects.Archive(spec.model_dir)
@@ -52,26 +64,30 @@ class Node:
         between = "native" if joins(spec) else spec.data_format
         self._encode_staying = codec.encoder_for(between, False, archive)
 
-    def run(
-        self,
-        items: Sequence[CallItem],
-        inputs: Inputs,
-        extents: Extents,
-        begins: Callable[[int], None],
-        *,
-        direct: bool = False,
-    ) -> list[Result]:
-        """Return a result for each item, in order. `begins` is told of each item that a call begins with."""
+    def run(self, items: Sequence[CallItem], inputs: Inputs, calls: Calls) -> list[Result]:
+        """Return a result for each item, in order."""
         with self._home:
-            jobs = self._jobs(items, Rows(self.spec, inputs, direct=direct))
+            rows = Rows(self.spec, inputs, direct=calls.direct)
+            if calls.form is Form.JOINED:
+                return self._joined(items, rows, inputs, calls)
+            rows.look_together(items)
+            jobs = self._jobs(items, rows)
             if not self.spec.is_function:
-                begins(0)
-                return self._written(jobs, inputs, extents)
+                calls.begins(0)
+                return self._written(jobs, inputs, calls)
             results: list[Result] = []
             for index, job in enumerate(jobs):
-                begins(index)
-                results += self._written([job], inputs, extents)
+                calls.begins(index)
+                results += self._written([job], inputs, calls)
             return results
+
+    def _joined(self, items: Sequence[CallItem], rows: Rows, inputs: Inputs, calls: Calls) -> list[Result]:
+        """Put the results of parts together; the handler has seen all of them already."""
+        outcomes = []
+        for item in items:
+            job, parts = rows.parts(item)
+            outcomes.append(self._encoded(job, many.one_of_parts(parts), inputs, calls.form))
+        return write_results(self._link, calls.extents, outcomes)
 
     def take_metrics(self) -> bytes:
         """Return what the handler recorded since the last time, as JSON; empty if nothing."""
@@ -87,20 +103,34 @@ class Node:
                 jobs.append(error.fault)
         return jobs
 
-    def _written(self, jobs: Sequence[Job | Fault], inputs: Inputs, extents: Extents) -> list[Result]:
+    def _written(self, jobs: Sequence[Job | Fault], inputs: Inputs, calls: Calls) -> list[Result]:
         """Call the handler with those jobs that could be read, and write what it returns."""
-        answers = iter(self._handler.call([job for job in jobs if not isinstance(job, Fault)]))
+        handle = partial(self._handler.call, together=self._together(inputs))
+        readable = [job for job in jobs if not isinstance(job, Fault)]
+        answers = iter(many.call(handle, readable, self.spec, calls.form))
         outcomes = [
-            job if isinstance(job, Fault) else self._encoded(job, next(answers), inputs) for job in jobs
+            job if isinstance(job, Fault) else self._encoded(job, next(answers), inputs, calls.form)
+            for job in jobs
         ]
-        return write_results(self._link, extents, outcomes)
+        return write_results(self._link, calls.extents, outcomes)
 
-    def _encoded(self, job: Job, answer: Answer | Fault, inputs: Inputs) -> tuple[Encoded, bytes] | Fault:
+    def _together(self, inputs: Inputs) -> Together:
+        if self.spec.data_format == "bytes":
+            return list
+        return partial(Batch, inputs=inputs, rooms=self._rooms, spec=self.spec)
+
+    def _encoded(
+        self, job: Job, answer: Answer | Fault | many.Division, inputs: Inputs, form: Form
+    ) -> Outcome:
         if isinstance(answer, Fault):
             return answer
         try:
+            if isinstance(answer, many.Division):
+                return [self._encode_staying(part, inputs) for part in answer.parts]
             if len(answer.response) > MAX_RESPONSE_BYTES:
                 raise NodeError(f"The response headers are limited to {MAX_RESPONSE_BYTES} bytes.")
+            if form is Form.PART:
+                return self._encode_staying(tuple(answer), inputs), b""
             if self.spec.data_format == "native" and (job.direct or self.spec.only_leaf):
                 return codec.encode_accepted(answer, job.headers, inputs)
             encode = self._encode_leaving if job.direct or self.spec.leaf else self._encode_staying

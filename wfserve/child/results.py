@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from wfserve.child.fault import OUT_OF_RESOURCES, alone, sending_fault_of
 from wfserve.errors import FrameError
 from wfserve.transport.base import NOWHERE, Descriptor, Message, MessageKind
-from wfserve.transport.frame import ALIGNMENT
-from wfserve.transport.message import Fault, Ref, Reply, Value, encode_reply, reply_size
+from wfserve.transport.frame import ALIGNMENT, shape_key
+from wfserve.transport.message import Divided, Fault, Ref, Reply, Value, encode_reply, reply_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from wfserve.transport.base import ChildLink
     from wfserve.transport.message import Result
 
+    # A frame and what is said of the response, or a fault, or the parts of an input that was divided.
+    Outcome = tuple[Encoded, bytes] | Fault | list[Encoded]
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +30,10 @@ class Stopped(Exception):  # noqa: N818 - what happens, not what went wrong
 
 
 class Extents:
-    """Room for one batch's results: each piece starts at a multiple of `ALIGNMENT`, in the latest extent."""
+    """Room for one batch's results, in the latest extent.
+
+    Each piece starts at a multiple of `ALIGNMENT`, but for rows: equal tensors lie one behind the other.
+    """
 
     def __init__(self, link: ChildLink, tag: int, extent: Descriptor) -> None:
         self._link = link
@@ -38,11 +43,12 @@ class Extents:
 
     def _open(self, extent: Descriptor) -> None:
         self._extent = extent
-        self._used = 0
+        self._end = 0
+        self._row = b""  # header of the tensor that ends there
 
     def reserve(self, nbytes: int) -> None:
         """See to it that pieces of `nbytes` together fit, as far as the server has memory."""
-        if nbytes <= self._extent.length - self._used:
+        if nbytes <= self._extent.length - aligned(self._end):
             return
         self._link.send(Message(MessageKind.GROW, self._tag, NOWHERE._replace(length=nbytes)))
         answer = self._link.receive()
@@ -53,13 +59,14 @@ class Extents:
         if answer.descriptor.length:
             self._open(answer.descriptor)
 
-    def place(self, nbytes: int) -> Descriptor | None:
-        """Take a piece, None if there is no room."""
-        if nbytes > self._extent.length - self._used:
+    def place(self, nbytes: int, header: bytes = b"") -> Descriptor | None:
+        """Take a piece, for the frame with `header` if it is one; None if there is no room."""
+        row = shape_key(header) if header else b""
+        start = self._end if row and row == self._row else aligned(self._end)
+        if nbytes > self._extent.length - start:
             return None
-        piece = Descriptor(self._extent.segment, self._extent.offset + self._used, nbytes)
-        self._used = min(self._used + aligned(nbytes), self._extent.length)
-        return piece
+        self._end, self._row = start + nbytes, row
+        return Descriptor(self._extent.segment, self._extent.offset + start, nbytes)
 
     def start_over(self) -> None:
         """Give up everything placed so far."""
@@ -71,26 +78,47 @@ def aligned(nbytes: int) -> int:
     return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 
-def write_results(
-    link: ChildLink, extents: Extents, outcomes: Sequence[tuple[Encoded, bytes] | Fault]
-) -> list[Result]:
+def write_results(link: ChildLink, extents: Extents, outcomes: Sequence[Outcome]) -> list[Result]:
     """Write each frame that does not lie somewhere already. What finds no memory becomes a fault (507)."""
-    frames = [outcome[0] for outcome in outcomes if not isinstance(outcome, Fault)]
-    replies = reply_size(Reply(tuple(_sample(outcome) for outcome in outcomes)))
+    frames = [frame for outcome in outcomes for frame in _frames(outcome)]
+    replies = reply_size(Reply(tuple(map(_sample, outcomes))))
     extents.reserve(sum(aligned(each.nbytes) for each in frames if each.place is None) + replies)
-    return [
-        outcome if isinstance(outcome, Fault) else _write(link, extents, *outcome) for outcome in outcomes
-    ]
+    return [_result(link, extents, outcome) for outcome in outcomes]
 
 
-def _sample(outcome: tuple[Encoded, bytes] | Fault) -> Result:
-    return outcome if isinstance(outcome, Fault) else Value(Ref(outcome[0].header, NOWHERE), outcome[1])
+def _frames(outcome: Outcome) -> Sequence[Encoded]:
+    if isinstance(outcome, Fault):
+        return ()
+    return outcome if isinstance(outcome, list) else outcome[:1]
 
 
-def _write(link: ChildLink, extents: Extents, encoded: Encoded, response: bytes) -> Result:
+def _sample(outcome: Outcome) -> Result:
+    if isinstance(outcome, Fault):
+        return outcome
+    if isinstance(outcome, list):
+        return Divided(tuple(Ref(part.header, NOWHERE) for part in outcome))
+    return Value(Ref(outcome[0].header, NOWHERE), outcome[1])
+
+
+def _result(link: ChildLink, extents: Extents, outcome: Outcome) -> Result:
+    if isinstance(outcome, Fault):
+        return outcome
+    if not isinstance(outcome, list):
+        ref = _write(link, extents, outcome[0])
+        return ref if isinstance(ref, Fault) else Value(ref, outcome[1])
+    refs: list[Ref] = []
+    for part in outcome:
+        ref = _write(link, extents, part)
+        if isinstance(ref, Fault):
+            return ref
+        refs.append(ref)
+    return Divided(tuple(refs))
+
+
+def _write(link: ChildLink, extents: Extents, encoded: Encoded) -> Ref | Fault:
     place = encoded.place
     if place is None:
-        place = extents.place(encoded.nbytes)
+        place = extents.place(encoded.nbytes, encoded.header)
         if place is None:
             return alone(OUT_OF_RESOURCES)
         try:
@@ -98,7 +126,7 @@ def _write(link: ChildLink, extents: Extents, encoded: Encoded, response: bytes)
         except Exception as error:  # a device may report here what went wrong on it before
             log.error("a result cannot be written\n%s", traceback.format_exc())
             return sending_fault_of(error)
-    return Value(Ref(encoded.header, place), response)
+    return Ref(encoded.header, place)
 
 
 def write_reply(link: ChildLink, extents: Extents, reply: Reply) -> Descriptor:

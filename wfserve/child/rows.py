@@ -11,10 +11,18 @@ from typing import TYPE_CHECKING, Any
 from wfserve.child import codec, form, media
 from wfserve.child.context import Headers, Job, asks_to_describe
 from wfserve.child.envelope import joins
+from wfserve.child.fault import NodeError
+from wfserve.child.tensors import tensor_over
+from wfserve.transport.frame import Kind, parse_header
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
     from wfserve.child.inputs import Inputs
     from wfserve.child.spec import WorkerSpec
+    from wfserve.transport.base import Descriptor
     from wfserve.transport.message import CallItem, Ref
 
 
@@ -31,10 +39,26 @@ class Rows:
         self._direct = direct
         self._native = spec.data_format == "native"
         self._as_returned = self._native or joins(spec)
+        self._together: dict[Descriptor, torch.Tensor] = {}
+
+    def look_together(self, items: Sequence[CallItem]) -> None:
+        """Look at the inputs of `items` as one, if they are of one kind and lie one behind the other."""
+        if len(items) < 2 or not self._native or any(len(item.inputs) != 1 for item in items):
+            return
+        refs, spec = [item.inputs[0][1] for item in items], self._spec
+        rows = codec.decode_run(refs, self._inputs, spec.input_dtype, spec.input_shape)
+        if rows is not None:
+            self._together = {ref.descriptor: row for ref, row in zip(refs, rows, strict=True)}
+
+    def parts(self, item: CallItem) -> tuple[Job, list[tuple[Any, bytes]]]:
+        """Return the job that an item was before it was divided, without a row, and what its parts became."""
+        headers = Headers(bytes(self._inputs.look(item.headers)))
+        results = [codec.decode_native(ref, self._inputs) for _, ref in item.inputs]
+        return Job(item.request_id, headers, {}, self._direct), results
 
     def job(self, item: CallItem) -> Job:
         """Return the job of an item. Raises `NodeError` if its input cannot be read."""
-        headers = Headers(bytes(self._inputs.read(item.headers)))
+        headers = Headers(bytes(self._inputs.look(item.headers)))
         if self._direct or not self._spec.parents:
             return Job(item.request_id, headers, self._client_row(item, headers), self._direct)
         names = [self._spec.parents[parent] for parent, _ in item.inputs]
@@ -45,29 +69,53 @@ class Rows:
         return Job(item.request_id, headers, dict(zip(names, values, strict=True)))
 
     def _client_row(self, item: CallItem, headers: Headers) -> dict[str, Any]:
-        body = self._body(item.inputs[0][1]) if item.inputs else memoryview(bytearray())
+        ref = item.inputs[0][1] if item.inputs else None
+        if ref is not None and parse_header(ref.header).kind == Kind.TENSOR:  # rows of what a client sent
+            headers.add_parameters([form.Parameter("body", None, headers.content_type())])
+            return {"body": self._value(ref)}
+        body = memoryview(bytearray()) if ref is None else self._body(ref)
         if self._direct and not body and asks_to_describe(headers):
             return {}
         raw = _as_it_is if self._native else bytearray
         decode = self._spec.decode_input_request
         found = form.parameters(headers.content_type(), body, raw, decode=decode, tensors=self._native)
         if self._native and decode:
-            found = [self._described(parameter, headers) for parameter in found]
+            found = [self._described(parameter, headers, ref) for parameter in found]
         headers.add_parameters([parameter._replace(value=None) for parameter in found])
         return {parameter.name: parameter.value for parameter in found}
 
-    def _described(self, parameter: form.Parameter, headers: Headers) -> form.Parameter:
+    def _described(self, parameter: form.Parameter, headers: Headers, ref: Ref | None) -> form.Parameter:
         """Return a body as the tensor that the request's headers say it is, if they do."""
         dtype = headers.find(media.DTYPE_HEADER) if parameter.name == "body" else None
-        if dtype is None or not media.may_be_described(form.mime_of(parameter.content_type)):
+        mime = form.mime_of(parameter.content_type)
+        if dtype is None:
+            return self._declared(parameter, ref) if mime in ("", media.BINARY) else parameter
+        if not media.may_be_described(mime):
             return parameter
         value = media.described(dtype, headers.find(media.SHAPE_HEADER), parameter.value)
         return parameter._replace(value=value)
+
+    def _declared(self, parameter: form.Parameter, ref: Ref | None) -> form.Parameter:
+        """Return a raw body as the tensor that the specification says it is, or rows of such, if it does."""
+        dtype, shape = self._spec.input_dtype, self._spec.input_shape
+        if shape is None or parameter.name != "body" or not isinstance(parameter.value, memoryview):
+            return parameter
+        if ref is not None and ref.descriptor in self._together:
+            return parameter._replace(value=self._together[ref.descriptor])
+        rows, rest = divmod(parameter.value.nbytes, self._spec.row_bytes or 1)
+        several = (rows,) if rows > 1 and not rest else ()
+        try:
+            return parameter._replace(value=tensor_over(parameter.value, dtype, several + shape))
+        except ValueError as problem:
+            text = f"The body is not {dtype} {list(shape)}, as the specification has it: {problem}."
+            raise NodeError(text, 400, "BadRequestException") from None
 
     def _body(self, ref: Ref) -> memoryview:
         return self._inputs.borrow(ref) if self._native else self._inputs.read(ref)
 
     def _value(self, ref: Ref) -> Any:
+        if ref.descriptor in self._together:
+            return self._together[ref.descriptor]
         if self._as_returned:
             return codec.decode_native(ref, self._inputs)
         return codec.decode_bytes(ref, self._inputs)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
+
+from wfserve.dtypes import DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,6 +30,8 @@ class WorkerSpec:
     batch_size: int = 1
     data_format: DataFormat = "bytes"
     copy_inputs: bool = False
+    input_shape: tuple[int, ...] | None = None  # of the tensor in a raw body; None: bodies say themselves
+    input_dtype: str = "float32"  # torch's name of its element type
     gpu_id: int | None = None
     threads: int = 1  # intra-op threads
     decode_input_request: bool = True
@@ -36,6 +41,16 @@ class WorkerSpec:
     hidden_variables: str = ""  # regular expression of environment variables that the handler must not see
     python: str | None = None  # interpreter of the model's own environment; None: a child of the fork server
     packages: str | None = None  # directory its requirements were installed to, first on the import path
+
+    @property
+    def may_be_many(self) -> bool:
+        """Whether an input may be several rows, each of which the handler gets as an input."""
+        return self.input_shape is not None and self.data_format == "native"
+
+    @property
+    def row_bytes(self) -> int | None:
+        """Return the size of one declared input; None if none is declared."""
+        return None if self.input_shape is None else math.prod(self.input_shape) * DTYPES[self.input_dtype]
 
 
 def stage_name(chain: Sequence[WorkerSpec]) -> str:

@@ -28,6 +28,8 @@ class Config:
     max_response_size: int = 6_553_500
     max_archive_size: int = 16 << 30  # of a download, and of an extracted archive
     arena_size: int = 0  # payload memory; 0 = a quarter of the machine's
+    pinned_size: int | None = None  # memory that GPUs copy from; None: 256 MiB where there are any
+    number_of_gpu: int | None = None  # that workers are placed on, at most; None: all there are
     response_timeout: float = 120.0
     startup_timeout: float = 120.0  # of one worker, loading its model
     stop_timeout: float = 30.0  # for accepted requests, when the server is told to stop

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _STORES = ("workflow_store", "model_store")
 _FILES = ("keystore", "private_key_file", "certificate_file", "metrics_config")
-_MISSED = ("load_models", "models", "enable_model_api", "number_of_gpu")
+_MISSED = ("load_models", "models", "enable_model_api")
 
 
 def examine_settings(path: Path, environ: Mapping[str, str]) -> tuple[Config, list[Finding]]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
 
     from wfserve.http.respond import Headers
-    from wfserve.transport.base import Arena, Payload
+    from wfserve.transport.base import Lender, Payload
 
     Scope = MutableMapping[str, Any]
     Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -24,7 +24,7 @@ class Gone(Exception):  # noqa: N818 - no error of ours
     """The client disconnected while it sent its request."""
 
 
-async def read_body(scope: Scope, receive: Receive, arena: Arena, limit: int) -> Payload:
+async def read_body(scope: Scope, receive: Receive, lender: Lender, limit: int) -> Payload:
     """Return the body of a request, at most `limit` bytes; whoever receives it owns it.
 
     Raises `TooLargeError`, `BadRequestError` if it is longer than declared, `ServiceUnavailableError` if
@@ -34,20 +34,20 @@ async def read_body(scope: Scope, receive: Receive, arena: Arena, limit: int) ->
     if declared is not None and declared > limit:
         raise _too_large(limit)
     if (direct := scope.get("extensions", {}).get(BODY_INTO)) is not None and declared:
-        return await _read_direct(direct["receive_into"], arena, declared)
+        return await _read_direct(direct["receive_into"], lender, declared)
     first, more = await _next_part(receive)
     if not more:
         if len(first) > limit:
             raise _too_large(limit)
-        return publish(arena, first)
+        return publish(lender, first)
     if declared is None:
-        return publish(arena, await _read_undeclared(first, receive, limit))
-    return await _read_declared(first, receive, arena, declared)
+        return publish(lender, await _read_undeclared(first, receive, limit))
+    return await _read_declared(first, receive, lender, declared)
 
 
-async def _read_direct(receive_into: ReceiveInto, arena: Arena, declared: int) -> Payload:
+async def _read_direct(receive_into: ReceiveInto, lender: Lender, declared: int) -> Payload:
     """Have the server receive the body where it will be read: our own server does, hypercorn cannot."""
-    loan = arena.loan(declared)
+    loan = lender.loan(declared)
     try:
         if await receive_into(loan.buffer[:declared]) is None:
             raise Gone
@@ -56,9 +56,9 @@ async def _read_direct(receive_into: ReceiveInto, arena: Arena, declared: int) -
         loan.release()
 
 
-async def _read_declared(first: bytes, receive: Receive, arena: Arena, declared: int) -> Payload:
+async def _read_declared(first: bytes, receive: Receive, lender: Lender, declared: int) -> Payload:
     """Fill a slot of the declared length as the parts arrive."""
-    loan = arena.loan(max(1, declared))
+    loan = lender.loan(max(1, declared))
     try:
         part, more, filled = first, True, 0
         while True:

@@ -63,6 +63,7 @@ _PARTS: tuple[tuple[Kind, str, str, dict[str, str]], ...] = (
         {"deaths": "Workers that died or were stopped", "batches_lost": "Batches lost with them"},
     ),
 )  # type, the part of a node that knows, prefix, and what there is to know
+_COPIES = "Copies that workers made of items' inputs before the handler had them"
 _HISTOGRAMS = {
     "queue_time": ("queue_seconds", "How long items waited for their first batch"),
     "run_time": ("run_seconds", "How long batches took, from leaving for a worker to its answer"),
@@ -85,7 +86,9 @@ def blueprint(registry: Registry) -> Blueprint:
     async def metrics() -> Response:
         nodes = await readings(registry)
         theirs = [] if torchserve is None else await torchserve.families(nodes)
-        ours = chain(_of_workflows(list(registry)), _of_nodes(nodes), _of_arena(registry.arena))
+        ours = chain(_of_workflows(list(registry)), _of_nodes(nodes), _of_arena("arena", registry.arena))
+        if registry.pinned is not None:
+            ours = chain(ours, _of_arena("pinned", registry.pinned))
         text = await _written(chain(ours, theirs), frozenset(request.args.getlist("name[]")))
         return Response(text, content_type=CONTENT_TYPE)
 
@@ -124,13 +127,15 @@ def _of_nodes(nodes: list[Node]) -> Iterator[Family]:
             samples: Samples = [(labels, getattr(getattr(each, part), name)) for labels, each in labelled]
             suffix = "_total" if kind == "counter" else ""
             yield Family(f"wfserve_{prefix}_{name}{suffix}", kind, text, samples)
+    copies: Samples = [(labels, each.measured.copies) for labels, each in labelled]
+    yield Family("wfserve_input_copies_total", "counter", _COPIES, copies)
     for name, (shown, text) in _HISTOGRAMS.items():
         histograms = [(labels, getattr(each.measured, name)) for labels, each in labelled]
         used: Samples = [(labels, each) for labels, each in histograms if each.count]
         yield Family(f"wfserve_node_{shown}", "histogram", text, used)
 
 
-def _of_arena(arena: Arena) -> Iterator[Family]:
+def _of_arena(prefix: str, arena: Arena) -> Iterator[Family]:
     statistics = arena.statistics()
     for name, text in _ARENA.items():
-        yield Family(f"wfserve_arena_{name}", "gauge", text, [(NO_LABELS, getattr(statistics, name))])
+        yield Family(f"wfserve_{prefix}_{name}", "gauge", text, [(NO_LABELS, getattr(statistics, name))])

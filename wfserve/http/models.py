@@ -25,7 +25,6 @@ from wfserve.workers.resident import resident_bytes
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from wfserve.child.spec import WorkerSpec
     from wfserve.registry.catalogue import Registry
     from wfserve.registry.prepare import NodePlan
     from wfserve.registry.workflow import Workflow
@@ -132,38 +131,35 @@ async def _description(workflow: Workflow, plan: NodePlan) -> dict[str, Any]:
         "maxBatchDelay": plan.settings.max_batch_delay_ms,
         "responseTimeout": int(plan.response_timeout),
         "startupTimeout": int(plan.stage.startup_timeout),
-        **_echoed(plan.worker),
+        **_echoed(plan),
         "loadedAtStartup": workflow.loaded_at_startup,
-        "workers": [_worker(replica, memory, plan.worker) for replica in replicas],
+        "workers": [_worker(replica, memory, plan) for replica in replicas],
         "jobQueueStatus": _queue(stage, plan),
     }
 
 
-def _echoed(worker: WorkerSpec) -> dict[str, int | str | bool]:
+def _echoed(plan: NodePlan) -> dict[str, int | str | bool]:
     """Return what the model's configuration says, where it is of the right type."""
-    said = {
-        **worker.model_config,
-        "deviceType": _device(worker),
-        "stateful": worker.model_config.get("sequenceBatching"),
-    }
+    config = plan.worker.model_config
+    said = {**config, "deviceType": _device(plan), "stateful": config.get("sequenceBatching")}
     return {
         key: said[key] if type(said.get(key)) is type(default) else default
         for key, default in _ECHOED.items()
     }
 
 
-def _device(worker: WorkerSpec) -> str:
-    return "cpu" if worker.gpu_id is None else "gpu"
+def _device(plan: NodePlan) -> str:
+    return "gpu" if plan.seats.placement.on_gpu else "cpu"
 
 
-def _worker(replica: ReplicaStatus, memory: Mapping[int, int], worker: WorkerSpec) -> dict[str, Any]:
+def _worker(replica: ReplicaStatus, memory: Mapping[int, int], plan: NodePlan) -> dict[str, Any]:
     return {
         "id": replica.id,
         "startTime": _instant(replica.started),
         "status": "READY" if replica.state in ("READY", "BUSY") else "UNLOADING",
         "memoryUsage": memory.get(replica.pid, 0),
         "pid": replica.pid,
-        "gpu": _device(worker) == "gpu",
+        "gpu": plan.seats.placement.on_gpu,
         "gpuUsage": "N/A",
     }
 

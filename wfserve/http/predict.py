@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from wfserve.http.respond import Headers, Send
     from wfserve.registry.catalogue import Registry
     from wfserve.registry.workflow import Watch
+    from wfserve.transport.base import Lender
 
     Response = tuple[int, Headers, bytes]
 
@@ -65,7 +66,11 @@ async def _answer(registry: Registry, scope: Scope, receive: Receive) -> Respons
     workflow = registry.lookup(_workflow_name(scope))
     number = workflow.arrivals.begin(trio.current_time())
     try:
-        request = await receive_request(registry, scope, receive)
+        request = await receive_request(registry, scope, receive, lender=workflow.bodies)
+    except BaseException:
+        if not workflow.in_flight:
+            workflow.bodies.rest()
+        raise
     finally:
         workflow.arrivals.end(number, trio.current_time())
     answer = await unless_gone(scope, receive, partial(workflow.predict, request))
@@ -91,14 +96,20 @@ def path_segments(scope: Scope) -> list[str]:
 
 
 async def receive_request(
-    registry: Registry, scope: Scope, receive: Receive, added: Sequence[tuple[str, str]] = ()
+    registry: Registry,
+    scope: Scope,
+    receive: Receive,
+    added: Sequence[tuple[str, str]] = (),
+    lender: Lender | None = None,
 ) -> Request:
     """Return the request, with headers of ours behind the client's: of equal names the last counts.
+
+    Its body is received into what `lender` lends, by default the arena.
 
     Raises as `read_body` and `asked_for` do. Whoever receives it owns its payloads.
     """
     terms = asked_for(scope["headers"])
-    body = await read_body(scope, receive, registry.arena, registry.config.max_request_size)
+    body = await read_body(scope, receive, lender or registry.arena, registry.config.max_request_size)
     try:
         pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
         return Request(publish(registry.arena, orjson.dumps([*pairs, *added]), Kind.JSON), body, *terms)

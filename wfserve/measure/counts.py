@@ -49,14 +49,15 @@ class NodeCounts:
     """What happened at one node. Times are seconds, moments those of the clock the caller goes by."""
 
     __slots__ = (
-        *("batch_size", "busy", "ended_at", "latency", "_load_times", "overhead", "queue_time", "recorded"),
-        *("run_time", "started_at", "waited"),
+        *("batch_size", "busy", "copies", "ended_at", "latency", "_load_times", "overhead", "queue_time"),
+        *("recorded", "run_time", "started_at", "waited"),
     )
 
     def __init__(self, recorded: Recorded | None = None) -> None:
         self.queue_time = Histogram(SECONDS)  # of items in their first batch
         self.run_time = Histogram(SECONDS)  # of batches, from leaving for the worker to its answer
         self.batch_size = Histogram(SIZES)
+        self.copies = 0  # made of items' inputs in the worker, on their way to the handler
         self.latency = 0.0  # from arrival to result, summed over items that have one
         self.started_at = self.ended_at = 0.0  # of the last batch that had waited, and that had travelled
         self.waited = 0.0  # the last item, in the queue

@@ -30,7 +30,9 @@ from wfserve.errors import (
 )
 from wfserve.measure import definitions
 from wfserve.measure.counts import ResponseCounts
+from wfserve.measure.gpus import count
 from wfserve.registry.measures import keep_log
+from wfserve.registry.placement import Gpus, pinned_bytes
 from wfserve.registry.prepare import prepare
 from wfserve.registry.workflow import Workflow
 from wfserve.state.lock import exclusive
@@ -54,13 +56,16 @@ TRIM_INTERVAL = 10.0  # seconds between returns of free memory to the system
 class Registry:
     """The workflows of one server. Made by `open_registry`."""
 
-    def __init__(self, config: Config, transport: Transport, server: int, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, config: Config, transport: Transport, server: int, nursery: trio.Nursery, gpus: Gpus
+    ) -> None:
         self.config = config
         self.responses = ResponseCounts()
         self.definitions = definitions.load(config.metrics_config)
         self._transport = transport
         self._server = server
         self._nursery = nursery
+        self._gpus = gpus
         self._work = config.state_dir / "work"
         self._workflows: dict[str, Workflow] = {}
         self._nodes: dict[str, tuple[Workflow, str]] = {}  # by their registered names
@@ -81,6 +86,11 @@ class Registry:
     def arena(self) -> Arena:
         """Where request bodies are written."""
         return self._transport.arena
+
+    @property
+    def pinned(self) -> Arena | None:
+        """Memory that GPUs copy from; None without GPUs."""
+        return self._transport.pinned
 
     def __iter__(self) -> Iterator[Workflow]:
         return iter(self._workflows.values())
@@ -138,7 +148,8 @@ class Registry:
         started = trio.current_time()
         try:
             directory.mkdir(parents=True)
-            blueprint = await prepare(url, name, self._fetcher.within(directory), config, directory, sha256)
+            fetcher = self._fetcher.within(directory)
+            blueprint = await prepare(url, name, fetcher, config, directory, sha256, gpus=self._gpus)
             with self._reservation(blueprint.name):
                 workflow = Workflow(blueprint, self._transport, self._server, self.definitions)
                 await self._nursery.start(self._keep, workflow, directory)
@@ -265,9 +276,9 @@ async def _remove(directory: Path) -> None:
     await trio.to_thread.run_sync(lambda: shutil.rmtree(directory, ignore_errors=True))
 
 
-def _transport(arena_size: int) -> ShmTransport:
+def _transport(arena_size: int, pinned_size: int) -> ShmTransport:
     try:
-        return ShmTransport(arena_size)
+        return ShmTransport(arena_size, pinned_bytes=pinned_size)
     except OSError as error:  # its address space is limited (ulimit -v), or there is no memfd
         raise ConfigError(f"cannot reserve shared memory for payloads: {error}") from None
 
@@ -289,12 +300,14 @@ async def open_registry(config: Config) -> AsyncIterator[Registry]:
 
     Raises `ConfigError` if another server uses the state directory, or payload memory cannot be reserved.
     """
-    with exclusive(config.state_dir), _transport(config.arena_size) as transport:
+    gpus = await count(os.environ, config.number_of_gpu)
+    pinned_size = pinned_bytes(config.pinned_size, gpus)
+    with exclusive(config.state_dir), _transport(config.arena_size, pinned_size) as transport:
         await _remove(config.state_dir / "work")  # of a server that was killed
         server = os.pidfd_open(os.getpid())
         try:
             async with trio.open_nursery() as nursery:
-                registry = Registry(config, transport, server, nursery)
+                registry = Registry(config, transport, server, nursery, Gpus(gpus))
                 nursery.start_soon(registry.keep_trim)
                 if config.metrics_mode == "log":
                     nursery.start_soon(keep_log, registry)

@@ -6,8 +6,10 @@ workflow is never started, or once it has ended.
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
@@ -19,6 +21,7 @@ from wfserve.child.spec import WorkerSpec
 from wfserve.dag.graph import Graph
 from wfserve.dag.plan import NodeFacts, plan
 from wfserve.errors import BadRequestError, WfserveError, WorkflowError
+from wfserve.registry.placement import Gpus, Seats, placed, placement_of
 from wfserve.registry.requirements import Packages, install
 from wfserve.scheduling.settings import StageSettings, StepSettings
 from wfserve.workers.pool import PoolSettings
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from wfserve.config import Config
     from wfserve.dag.plan import Plan
 
+log = logging.getLogger(__name__)
 ARCHIVES_AT_A_TIME = 4  # as many nodes as TorchServe registers at a time
 DEFAULT_VERSION = "1.0"
 LONGEST_NAME = 255
@@ -49,7 +53,14 @@ class NodePlan:
     worker: WorkerSpec
     stage: StageSettings
     settings: NodeSettings
+    seats: Seats  # where its workers go
     response_timeout: float  # seconds that a call of this node alone may take
+
+    @property
+    def copies_to_gpu(self) -> bool:
+        """Whether what it gets goes to a GPU from where it lies; a function does what it likes with it."""
+        straight = self.worker.data_format == "native" and not self.worker.copy_inputs
+        return straight and not self.worker.is_function and self.seats.placement.on_gpu
 
     def facts(self) -> NodeFacts:
         """Return what decides whether the node shares a stage with others."""
@@ -86,7 +97,36 @@ class Blueprint:
     def stage(self, chain: Sequence[str]) -> StagePlan:
         """Return the plan of the stage that runs `chain`."""
         nodes = [self.nodes[node] for node in chain]
-        return StagePlan(tuple(chain), tuple(each.worker for each in nodes), fused([n.stage for n in nodes]))
+        return StagePlan(
+            tuple(chain),
+            tuple(each.worker for each in nodes),
+            fused([each.stage for each in nodes]),
+            tuple(each.seats for each in nodes),
+            pins_results=self._pins_results(chain),
+        )
+
+    @property
+    def pins_bodies(self) -> bool:
+        """Whether bodies of requests belong into pinned memory, if there is any."""
+        return self.nodes[self.graph.start].copies_to_gpu
+
+    def batch_of_bodies(self) -> int:
+        """Return how many bodies the first model on the way gets together, as they came; 1 if none."""
+        node: str | None = self.graph.start
+        while node is not None:
+            plan, children = self.nodes[node], self.graph.children[node]
+            if plan.worker.data_format != "native":
+                return 1
+            if not plan.worker.is_function:
+                return plan.stage.batch_size
+            node = children[0] if len(children) == 1 else None
+        return 1
+
+    def _pins_results(self, chain: Sequence[str]) -> bool:
+        """Say whether a GPU copies from what a stage writes: for its own steps, or for its only reader."""
+        outside = self.graph.children[chain[-1]]
+        readers = [*chain[1:], *(outside if len(outside) == 1 else ())]
+        return any(self.nodes[reader].copies_to_gpu for reader in readers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +136,16 @@ class StagePlan:
     nodes: tuple[str, ...]
     chain: tuple[WorkerSpec, ...]
     settings: StageSettings
+    seats: tuple[Seats, ...]  # of each node's workers
+    pins_results: bool
 
     @property
     def pool(self) -> PoolSettings:
-        """Return how its pool starts."""
-        return PoolSettings(self.settings.min_workers, self.settings.startup_timeout)
+        """Return how its pool starts, and where its workers go."""
+        place = partial(placed, seats=self.seats)
+        return PoolSettings(
+            self.settings.min_workers, self.settings.startup_timeout, place, self.pins_results
+        )
 
 
 def fused(stages: Sequence[StageSettings]) -> StageSettings:
@@ -109,11 +154,13 @@ def fused(stages: Sequence[StageSettings]) -> StageSettings:
     As many requests may wait for it as for one of them. Its batches are as large as its models allow.
     """
     first, *behind = stages
-    models = [stage.batch_size for stage in stages if not stage.one_by_one]
+    models = [stage for stage in stages if not stage.one_by_one]
     steps = tuple(StepSettings(s.name, s.timeout, s.retry_attempts, s.isolate) for s in behind)
     return replace(
         first,
-        batch_size=min(models, default=1),
+        batch_size=min([stage.batch_size for stage in models], default=1),
+        batch_delay=min([stage.batch_delay for stage in models], default=0.0),
+        divisible=first.divisible and not behind,
         one_by_one=not models,
         min_workers=max(stage.min_workers for stage in stages),
         max_workers=max(stage.max_workers for stage in stages),
@@ -133,9 +180,17 @@ def check_name(name: str) -> str:
 
 
 async def prepare(
-    url: str, name: str | None, fetcher: Fetcher, config: Config, directory: Path, sha256: str = ""
+    url: str,
+    name: str | None,
+    fetcher: Fetcher,
+    config: Config,
+    directory: Path,
+    sha256: str = "",
+    gpus: Gpus | None = None,
 ) -> Blueprint:
     """Unpack the workflow at `url` and its models below `directory`; `sha256` is checked unless empty.
+
+    Its workers take turns on `gpus` with those of the server's other workflows; without any, on none.
 
     Raises the `WfserveError` that the archive, its specification or the download deserve; faults of nodes
     are collected into one `WorkflowError`.
@@ -146,7 +201,8 @@ async def prepare(
     name = check_name(name or archive.name)
     graph = Graph.from_edges(archive.spec.dag)
     models = await _Models(fetcher, config, directory, limits).open_all(name, archive, graph)
-    return Blueprint(name, url, archive, graph, _plan(name, archive, graph, models, config), directory)
+    nodes = _plan(name, archive, graph, models, config, gpus or Gpus())
+    return Blueprint(name, url, archive, graph, nodes, directory)
 
 
 class Model(NamedTuple):
@@ -200,12 +256,18 @@ def raise_failures(name: str, failures: list[str]) -> None:
 
 
 def _plan(
-    name: str, archive: WorkflowArchive, graph: Graph, models: Mapping[str, Model], config: Config
+    name: str,
+    archive: WorkflowArchive,
+    graph: Graph,
+    models: Mapping[str, Model],
+    config: Config,
+    gpus: Gpus,
 ) -> dict[str, NodePlan]:
     settings = {node: _settings_of(archive, node, models.get(node)) for node in graph.nodes}
     threads = config.worker_threads or max(
         1, (os.cpu_count() or 1) // max(1, sum(s.max_workers for s in settings.values()))
     )
+    seats = _seats(name, graph, models, gpus)
     plans = {}
     for node in graph.nodes:
         worker = WorkerSpec(
@@ -216,6 +278,8 @@ def _plan(
             batch_size=settings[node].batch_size,
             data_format=settings[node].data_format,
             copy_inputs=settings[node].copy_inputs,
+            input_shape=settings[node].input_shape,
+            input_dtype=settings[node].input_dtype,
             threads=threads,
             decode_input_request=config.decode_input_request,
             limit_max_image_pixels=config.limit_max_image_pixels,
@@ -232,9 +296,28 @@ def _plan(
             worker=worker,
             stage=stage,
             settings=settings[node],
+            seats=seats[node],
             response_timeout=_number(worker, "responseTimeout") or config.response_timeout,
         )
     return plans
+
+
+def _seats(name: str, graph: Graph, models: Mapping[str, Model], gpus: Gpus) -> dict[str, Seats]:
+    """Return where the workers of each node go. Raises `WorkflowError` if there are too few GPUs."""
+    seats, failures = {}, []
+    for node in graph.nodes:
+        try:
+            placement, remarks = placement_of(
+                models[node].archive.config if node in models else {}, gpus.count
+            )
+        except ValueError as error:
+            failures.append(f"Workflow Node {name}__{node} failed to register. Details: {error}")
+            continue
+        for remark in remarks:
+            log.warning("%s__%s: %s", name, node, remark)
+        seats[node] = Seats(placement, gpus)
+    raise_failures(name, failures)
+    return seats
 
 
 def _number(worker: WorkerSpec, key: str) -> int | None:
@@ -273,8 +356,10 @@ def _settings_of(archive: WorkflowArchive, node: str, model: Model | None) -> No
 def _stage(worker: WorkerSpec, settings: NodeSettings, config: Config) -> StageSettings:
     return StageSettings(
         name=worker.name,
+        divisible=worker.may_be_many and not worker.is_function,
         one_by_one=worker.is_function,
         batch_size=settings.batch_size,
+        batch_delay=settings.max_batch_delay_ms / 1000,
         timeout=settings.timeout_ms / 1000,
         retry_attempts=settings.retry_attempts,
         min_workers=settings.min_workers,

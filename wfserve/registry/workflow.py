@@ -21,6 +21,8 @@ from wfserve.registry.prepare import raise_failures
 from wfserve.scheduling.arrivals import Arrivals
 from wfserve.scheduling.dispatch import Stage
 from wfserve.scheduling.tally import Tally
+from wfserve.transport.pinned import FirstWithRoom
+from wfserve.transport.slab import Slabs
 from wfserve.workers.base import LoadError
 from wfserve.workers.pool import ProcessPool
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from wfserve.dag.walk import Answer, Request
     from wfserve.measure.definitions import Definitions
     from wfserve.registry.prepare import Blueprint, NodePlan, StagePlan
-    from wfserve.transport.base import Transport
+    from wfserve.transport.base import Lender, Loan, Transport
     from wfserve.workers.base import Done, Listener, Pool
 
     Watch = Callable[[Callable[[], object]], object]  # has one called when the client has gone
@@ -84,6 +86,26 @@ class _Line:
         await self._ended.wait()
 
 
+class Bodies:
+    """Lends memory for bodies where they will be read: neighbouring rows, or pinned for a GPU."""
+
+    def __init__(self, blueprint: Blueprint, transport: Transport) -> None:
+        batch, row = blueprint.batch_of_bodies(), blueprint.nodes[blueprint.graph.start].worker.row_bytes
+        self._slabs = Slabs(transport.arena, batch, row) if batch > 1 else None
+        self._lender: Lender = self._slabs or transport.arena
+        if blueprint.pins_bodies and transport.pinned is not None:
+            self._lender = FirstWithRoom([transport.pinned, self._lender])
+
+    def loan(self, nbytes: int) -> Loan:
+        """Return at least `nbytes`. Raises `ServiceUnavailableError` when there are no more."""
+        return self._lender.loan(nbytes)
+
+    def rest(self) -> None:
+        """Hold nothing: no request is under way."""
+        if self._slabs is not None:
+            self._slabs.rest()
+
+
 class Workflow:
     """A registered workflow and its running parts."""
 
@@ -94,6 +116,7 @@ class Workflow:
         self.name = blueprint.name
         self.measured = RequestCounts()
         self.arrivals = Arrivals()
+        self.bodies = Bodies(blueprint, transport)
         self._transport = transport
         self._server = server
         self._requests: set[Walk | Call] = set()
@@ -333,6 +356,8 @@ class Workflow:
             found = await visit.run()
         finally:
             self._requests.remove(visit)
+            if not self._requests:
+                self.bodies.rest()
             self._tell()
         if found is None:
             if trio.current_time() >= request.deadline:

@@ -24,10 +24,11 @@ import trio
 from wfserve.errors import InternalError, NoWorkerError, ServiceUnavailableError, WorkerDiedError
 from wfserve.scheduling import policy
 from wfserve.scheduling.forecast import Forecast
+from wfserve.scheduling.parts import in_parts
 from wfserve.scheduling.queue import StageQueue, Ticket
 from wfserve.scheduling.tally import Tally, count_end, count_start
 from wfserve.scheduling.timing import Timing
-from wfserve.workers.base import Done, Failed
+from wfserve.workers.base import Failed, Form, Parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from wfserve.measure.counts import NodeCounts
     from wfserve.scheduling.settings import StageSettings, StageStatistics
     from wfserve.transport.base import Payload
-    from wfserve.workers.base import Batch, Item, Listener, Outcome, Pool
+    from wfserve.workers.base import Batch, Item, Listener, Outcome, Pool, Report
 
 
 class Source(Protocol):
@@ -71,12 +72,20 @@ class Stage:
         self.pool = open_pool(self)
 
     async def attempt(self, item: Item, *, retry: bool = False, timeout: float | None = None) -> Outcome:
-        """Run `item` once, charged as one attempt however often it has to be run again for others' faults.
+        """Run `item` once, in parts if it is large; charged once, however often others' faults run it again.
 
         Raises `ServiceUnavailableError` when the queue is full, the stage may have no worker, or `item` would
         end after its deadline. A timeout is a `Failed` outcome. `retry` says that `item` has been attempted
         before. With a `timeout` (seconds) it may wait and then run that long, whatever the stage's own is.
         """
+        if self.settings.divisible and self.settings.max_workers > 1 and item.form is Form.WHOLE:
+            item.form = Form.DIVISIBLE
+        report = await self._attempt(item, retry=retry, timeout=timeout)
+        if isinstance(report, Parts):
+            return await in_parts(item, report, self._attempt, at_once=self.settings.max_workers + 1)
+        return report
+
+    async def _attempt(self, item: Item, *, retry: bool = False, timeout: float | None = None) -> Report:
         counts = self._tallies[item.first].counts
         counts.retries += retry
         if not self.settings.max_workers:
@@ -151,7 +160,7 @@ class Stage:
             f"{self.settings.name} is too busy to answer before the request's deadline.", retry_after=1
         )
 
-    async def _outcome_of(self, ticket: Ticket) -> Outcome | None:
+    async def _outcome_of(self, ticket: Ticket) -> Report | None:
         """Wait for the outcome; None if the attempt's time is up and its result no longer wanted."""
         while (outcome := await ticket.settled()) is None:
             batch, now = ticket.batch, trio.current_time()
@@ -249,6 +258,8 @@ class Stage:
             if policy.refused(now + cost.of(1), earliest, cost, now):
                 self._refuse_late(tickets, now + cost.of(1))
                 continue
+            if tickets[0].item.form is Form.PART:  # one a worker: to share them out is what they are for
+                limit, tickets = 1, tickets[:1]
             waiting = policy.Waiting(len(tickets), min([ticket.arrived for ticket in tickets]), earliest)
             coming, delay = self._next_coming(now), self.settings.batch_delay
             size, self._hold = policy.next_batch(waiting, coming, cost, now, limit=limit, delay=delay)
@@ -312,7 +323,7 @@ class Stage:
             self._wanted = wanted
             self.pool.scale(wanted)
 
-    def batch_done(self, batch: Batch, outcomes: Sequence[Outcome]) -> None:
+    def batch_done(self, batch: Batch, outcomes: Sequence[Report]) -> None:
         """Settle every item that somebody waits for; run again what the policy splits."""
         tickets = self._ended(batch)
         now = trio.current_time()
@@ -341,12 +352,12 @@ class Stage:
         self._stopped.discard(batch)
         return self._running.pop(batch)
 
-    def _deliver(self, ticket: Ticket | None, result: Outcome) -> None:
+    def _deliver(self, ticket: Ticket | None, result: Report) -> None:
         if ticket is not None:
             ticket.batch = None
             ticket.settle(result)
-        elif isinstance(result, Done):
-            result.payload.release()
+        elif not isinstance(result, Failed):
+            result.release()
 
     def batch_lost(self, batch: Batch, reason: str) -> None:
         """Run the items again one by one, or fail the one there is."""

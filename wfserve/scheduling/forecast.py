@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from wfserve.scheduling.cost import Cost
     from wfserve.scheduling.queue import Ticket
     from wfserve.scheduling.settings import StageSettings
-    from wfserve.workers.base import Batch, Item, Outcome
+    from wfserve.workers.base import Batch, Item, Report
 
     Running = Mapping[Batch, Sequence[Ticket | None]]
 
@@ -65,7 +65,7 @@ class Forecast:
         """Return when a batch that runs is expected to end."""
         return batch.started + self._costs.of(batch.kind).of(len(batch.items))
 
-    def learn(self, batch: Batch, outcomes: Sequence[Outcome], now: float) -> None:
+    def learn(self, batch: Batch, outcomes: Sequence[Report], now: float) -> None:
         """Learn what batches take from one that has ended, unless it has just failed."""
         if any(isinstance(outcome, Done) for outcome in outcomes):
             self._costs.of(batch.kind).observe(len(outcomes), now - batch.started, now)
@@ -96,7 +96,7 @@ class Forecast:
             ticket.trial = trial
         return list(by_shape.values())
 
-    def conclude(self, ticket: Ticket | None, outcome: Outcome) -> None:
+    def conclude(self, ticket: Ticket | None, outcome: Report) -> None:
         """Learn from a trial by shapes: where each does well that failed with others, they are kept apart."""
         if ticket is None or ticket.trial is None:
             return

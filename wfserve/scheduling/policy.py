@@ -16,7 +16,7 @@ and to one attempt whose `timeout-ms` has passed:
 
 and to what waits, when a worker is idle (`next_batch`):
 
-    there is enough for a full batch, or no more is known to be coming      it goes
+    it is enough for a batch, or no more is known to be coming              it goes
     waiting for what comes would not end all of it earlier, on average      it goes
     otherwise                                                               it waits for what comes, but never
                                                                             beyond max-batch-delay
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 TIMER_SLACK = 0.1  # of timeout-ms: a queue wait this short does not count as waiting
 HOP_SECONDS = 0.002  # of work that one hop to a worker may carry, where calls are made one by one
 MOST_CALLS = 32
+NEGLIGIBLE = 1 / 32  # of an item's cost: its share of α in a batch that is large enough
 LATENESS = 1.25  # of the time until something is expected: how long it is waited for
 PROBE_SECONDS = 1.0  # without news of what a batch takes, after which one is tried rather than refused
 EQUALS_SECONDS = 1.0  # of deadlines that nobody asked for: priorities order what lies within
@@ -145,7 +146,8 @@ def next_batch(
 
     The batch ends before the earliest deadline, as far as its size can see to that.
     """
-    size = _within_deadline(min(waiting.items, limit), waiting.deadline - now, cost)
+    most = _within_deadline(min(waiting.items, limit), waiting.deadline - now, cost)
+    size = _worthwhile(most, cost)
     if size < waiting.items or size >= limit or not coming.items or not cost.known:
         return Decision(size)
     more = min(coming.items, limit - size)
@@ -161,6 +163,17 @@ def _within_deadline(size: int, left: float, cost: Cost) -> int:
     if left == math.inf or not cost.known or cost.of(size) <= left:
         return size
     return max(1, min(size, cost.most_within(left)))
+
+
+def _worthwhile(size: int, cost: Cost) -> int:
+    """Return how many of `size` items go together: at least half, no more than something is saved by.
+
+    Who comes first then need not wait until all have been computed.
+    """
+    if not cost.known or cost.beta <= 0:
+        return size
+    enough = math.ceil(cost.alpha / (NEGLIGIBLE * cost.beta))
+    return min(size, max(enough, size - size // 2))
 
 
 def _pays(size: int, more: int, due: float, cost: Cost) -> bool:

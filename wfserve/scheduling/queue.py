@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from wfserve.scheduling.forecast import Trial
-    from wfserve.workers.base import Batch, Item, Outcome
+    from wfserve.workers.base import Batch, Item, Report
 
 _LEAST_URGENT = (math.inf, 0)
 
@@ -48,10 +48,10 @@ class Ticket:
         self.batch: Batch | None = None  # set while it runs
         self.trial: Trial | None = None  # what its next run shows, besides its outcome
         self.rerun = False  # it waits to be run again, uncharged, with a timer that starts afresh then
-        self.outcome: Outcome | None = None
+        self.outcome: Report | None = None
         self._task: trio.lowlevel.Task | None = None  # set while it is waited for
 
-    async def settled(self) -> Outcome | None:
+    async def settled(self) -> Report | None:
         """Wait for the outcome; None if it is not there yet, but the ticket is due."""
         if self.outcome is None:
             self._task = trio.lowlevel.current_task()
@@ -63,7 +63,7 @@ class Ticket:
             await trio.lowlevel.wait_task_rescheduled(forget)
         return self.outcome
 
-    def settle(self, outcome: Outcome) -> None:
+    def settle(self, outcome: Report) -> None:
         """Give the ticket its outcome."""
         self.outcome = outcome
         self._wake()

@@ -25,6 +25,7 @@ class StageSettings(StepSettings):
     max_workers: int = 1
     startup_timeout: float = 120.0  # of a worker
     queue_size: int = 100
+    divisible: bool = False  # several workers may share the rows of one input
     one_by_one: bool = False  # all its handlers take one item a call: a batch is only a way to travel
     following: tuple[StepSettings, ...] = ()  # the nodes that its workers run behind the first
 

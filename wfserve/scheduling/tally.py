@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from wfserve.scheduling.queue import Ticket
-    from wfserve.workers.base import Batch, Outcome
+    from wfserve.workers.base import Batch, Report
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ def count_end(
     tallies: Sequence[Tally],
     batch: Batch,
     tickets: Sequence[Ticket | None],
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[Report],
     now: float,
 ) -> None:
     """Count what each step did; those of a batch follow one another, and only the first has a queue."""
@@ -54,3 +54,4 @@ def count_end(
             measured.batch_started(begun, ran.items, [])
             measured.latency += ran.busy * len(done)
         measured.batch_ended(ended, begun, ran.busy, ran.metrics, travelled=step == first)
+        measured.copies += ran.copies

@@ -61,5 +61,5 @@ class Timing:
 
     def longest(self, batch: Batch) -> float:
         """Return when a batch has taken as long as its steps may together."""
-        first, last, _ = batch.items[0].route
+        first, last, *_ = batch.items[0].route
         return batch.started + sum(self._timeouts[first : last + 1])

@@ -119,14 +119,18 @@ class Loan(Protocol):
         """End the loan; idempotent. The slot is free once everything published from it is released."""
 
 
-class Arena(Protocol):
-    """The memory of one segment, handed out as loans by its owner."""
+class Lender(Protocol):
+    """Where memory comes from that somebody wants to fill."""
 
     def loan(self, nbytes: int) -> Loan:
-        """Return a slot of at least `nbytes` (64-byte aligned).
+        """Return at least `nbytes`, aligned to 64 bytes where their neighbours allow it.
 
         Raises `ServiceUnavailableError` when the arena's limit would be exceeded.
         """
+
+
+class Arena(Lender, Protocol):
+    """The memory of one segment, handed out as loans by its owner; each is aligned to 64 bytes."""
 
     def trim(self) -> None:
         """Give the memory of free slots back to the system; called when idle."""
@@ -164,6 +168,10 @@ class Link(Protocol):
 class ChildLink(Protocol):
     """The child's end. Single-threaded; waits without the GIL."""
 
+    @property
+    def pinned(self) -> memoryview | None:
+        """All of the pinned segment, as this process maps it; None if there is none."""
+
     def receive(self) -> Message:
         """Block until a message is there and return it."""
 
@@ -179,6 +187,12 @@ class ChildLink(Protocol):
         Raises `ValueError` if it does not lie within a mapped segment.
         """
 
+    def origin(self, descriptor: Descriptor) -> int:
+        """Return the address of offset 0 of the segment, as these bytes (at least one) lie in this process.
+
+        Raises `ValueError` as `map` does.
+        """
+
 
 class Transport(Protocol):
     """A front-end process's arena and the links to its workers; a context manager."""
@@ -186,6 +200,10 @@ class Transport(Protocol):
     @property
     def arena(self) -> Arena:
         """The segment this process owns."""
+
+    @property
+    def pinned(self) -> Arena | None:
+        """A second segment, of fixed size and never given back, that devices copy from; None without one."""
 
     def connect(self) -> tuple[Link, object]:
         """Make a pair of rings: the server's end, and what `Process` carries to the child.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import enum
 import math
 import struct
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from wfserve.dtypes import DTYPES as DTYPES
@@ -28,6 +29,7 @@ _HEADER: Final = struct.Struct(f"<BBBBIQ{MAX_RANK}q")
 HEADER_SIZE: Final = _HEADER.size
 
 _MAX_BYTES: Final = 2**63 - 1
+REMEMBERED: Final = 1024  # headers: those of a workflow's tensors are few, and come again with each request
 
 
 class Kind(enum.IntEnum):
@@ -61,6 +63,11 @@ def pack_header(kind: Kind, length: int, dtype: str = "", shape: Sequence[int] =
     Raises `ValueError` if it would not parse: an unknown dtype, more than `MAX_RANK` dimensions, or a shape
     that does not take `length` bytes.
     """
+    return _packed(kind, length, dtype, tuple(shape))
+
+
+@lru_cache(REMEMBERED)
+def _packed(kind: Kind, length: int, dtype: str, shape: tuple[int, ...]) -> bytes:
     if problem := _problem(kind, length, dtype, shape):
         raise ValueError(problem)
     padding = (0,) * (MAX_RANK - len(shape))
@@ -69,6 +76,11 @@ def pack_header(kind: Kind, length: int, dtype: str = "", shape: Sequence[int] =
 
 def parse_header(data: bytes | bytearray | memoryview) -> Header:
     """Return what the header in `data` (`HEADER_SIZE` bytes) says, or raise `FrameError` if it is not one."""
+    return _parsed(bytes(data))
+
+
+@lru_cache(REMEMBERED)
+def _parsed(data: bytes) -> Header:
     try:
         version, code, dtype_code, rank, flags, length, *dims = _HEADER.unpack(data)
     except struct.error:

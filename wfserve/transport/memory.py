@@ -17,6 +17,7 @@ import trio
 from wfserve.errors import ServiceUnavailableError
 from wfserve.transport.base import ArenaStatistics, Descriptor
 from wfserve.transport.frame import ALIGNMENT, HEADER_SIZE
+from wfserve.transport.pinned import PINNED_SEGMENT, PinnedArena
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -258,9 +259,15 @@ class MemoryLink:
 class MemoryChildLink:
     """The child's end, in a thread or in the server's task."""
 
-    def __init__(self, arena: MemoryArena, rings: _Rings) -> None:
+    def __init__(self, arena: MemoryArena, pinned: PinnedArena | None, rings: _Rings) -> None:
         self._arena = arena
+        self._pinned = pinned
         self._rings = rings
+
+    @property
+    def pinned(self) -> memoryview | None:
+        """All of the pinned segment, None if there is none."""
+        return None if self._pinned is None else self._pinned.view(self._pinned.place)
 
     def receive(self) -> Message:
         """Return the next message.
@@ -282,31 +289,39 @@ class MemoryChildLink:
 
     def map(self, descriptor: Descriptor) -> memoryview:
         """Return a writable view; its `obj` lives as long as anything looks at these bytes."""
+        if self._pinned is not None and descriptor.segment == PINNED_SEGMENT:
+            return self._pinned.view(descriptor)
         return self._arena.view(descriptor)
+
+    def origin(self, descriptor: Descriptor) -> int:
+        """Return where offset 0 would lie; it is another one for each slot."""
+        return ctypes.addressof(ctypes.c_char.from_buffer(self.map(descriptor))) - descriptor.offset
 
 
 class MemoryPort:
     """What stands for the other end of a link."""
 
-    def __init__(self, arena: MemoryArena, rings: _Rings) -> None:
+    def __init__(self, arena: MemoryArena, pinned: PinnedArena | None, rings: _Rings) -> None:
         self._arena = arena
+        self._pinned = pinned
         self._rings = rings
 
     def attach(self) -> MemoryChildLink:
         """Return the child's end."""
-        return MemoryChildLink(self._arena, self._rings)
+        return MemoryChildLink(self._arena, self._pinned, self._rings)
 
 
 class MemoryTransport:
-    """An arena and links to children in the same process."""
+    """Arenas and links to children in the same process."""
 
-    def __init__(self, limit_bytes: int, segment: int = 1) -> None:
+    def __init__(self, limit_bytes: int, segment: int = 1, *, pinned_bytes: int = 0) -> None:
         self.arena = MemoryArena(limit_bytes, segment)
+        self.pinned = PinnedArena(memoryview(bytearray(pinned_bytes))) if pinned_bytes else None
 
     def connect(self) -> tuple[MemoryLink, MemoryPort]:
         """Make a pair of rings."""
         rings = _Rings()
-        return MemoryLink(rings), MemoryPort(self.arena, rings)
+        return MemoryLink(rings), MemoryPort(self.arena, self.pinned, rings)
 
     def __enter__(self) -> MemoryTransport:
         return self
@@ -314,4 +329,6 @@ class MemoryTransport:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.arena.close()
+        for arena in (self.arena, self.pinned):
+            if arena is not None:
+                arena.close()

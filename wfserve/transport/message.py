@@ -4,22 +4,25 @@ A ring entry only points at a body. Bodies name payloads by `Ref`, never contain
 what children wrote and children decode what the server wrote with the same checks: anything out of bounds
 is a `FrameError`. Integers are little-endian and unaligned.
 
-    call     count, extent, steps, direct, then an item: request id (16), headers, inputs, (index, ref) each
+    call     count, extent, steps, direct, form, then an item: id (16), headers, inputs, (index, ref) each
     reply    results, kept, ran, then a result: VALUE, ref, response
                                               | FAULT, code, splittable, step, kind, text, reached
-             then the kept descriptors, then for each step that ran: busy, metrics
+                                              | DIVIDED, count, ref each
+             then the kept descriptors, then for each step that ran: busy, items, copies, metrics
     passed   count, then (item, ref) each
     failure  code, step, message
 """
 
 from __future__ import annotations
 
+import enum
 import struct
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from wfserve.errors import FrameError
 from wfserve.transport.base import Descriptor
 from wfserve.transport.frame import HEADER_SIZE
+from wfserve.transport.reader import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +34,7 @@ MAX_KIND_BYTES: Final = 64  # of a fault's kind
 MAX_STEPS: Final = 255  # of a stage: nodes that one worker runs one after the other
 
 _REF: Final = f"{HEADER_SIZE}sIQQ"  # header, then the descriptor: segment, offset, length
-_CALL: Final = struct.Struct("<IIQQBB?")
+_CALL: Final = struct.Struct("<IIQQBB?B")
 _UUID_BYTES: Final = 16
 _ITEM: Final = struct.Struct(f"<{_UUID_BYTES}s{_REF}I")
 _INPUT: Final = struct.Struct(f"<I{_REF}")
@@ -39,12 +42,14 @@ _REPLY: Final = struct.Struct("<IIB")
 _VALUE: Final = struct.Struct(f"<B{_REF}I")
 _FAULT: Final = struct.Struct("<BI?BII?")
 _REACHED: Final = struct.Struct(f"<{_REF}")
+_DIVIDED: Final = struct.Struct("<BI")
 _KEPT: Final = struct.Struct("<IQQ")
-_RAN: Final = struct.Struct("<QII")
+_RAN: Final = struct.Struct("<QIII")
 _PASSED: Final = struct.Struct("<I")
 _FAILURE: Final = struct.Struct("<IBI")
 _TAG_VALUE: Final = 1
 _TAG_FAULT: Final = 2
+_TAG_DIVIDED: Final = 3
 
 
 class Ref(NamedTuple):
@@ -62,6 +67,18 @@ class CallItem(NamedTuple):
     inputs: tuple[tuple[int, Ref], ...]  # (index of the parent node, what it returned)
 
 
+class Form(enum.IntEnum):
+    """What an item is of a node's input, where that may be many rows: of the form `[N, *input-shape]`."""
+
+    WHOLE = 0
+    DIVISIBLE = 1  # all of it, but the worker may divide it into parts instead
+    PART = 2  # some rows; what they become is not yet a result
+    JOINED = 3  # what the parts have become, in order, to be put together
+
+
+_FORMS: Final = frozenset(form.value for form in Form)
+
+
 class Call(NamedTuple):
     """A batch for a child, and the extent its results and its reply may be written to."""
 
@@ -70,6 +87,7 @@ class Call(NamedTuple):
     first: int = 0  # step of the stage that the items begin with
     last: int = 0  # and end with
     direct: bool = False  # clients' bodies, whatever the node's parents; the results go to clients
+    form: Form = Form.WHOLE
 
 
 class Value(NamedTuple):
@@ -96,9 +114,16 @@ class Ran(NamedTuple):
     busy_ns: int = 0  # from its first item's decoding to its last result
     items: int = 0
     metrics: bytes = b""  # what the handler recorded: JSON, or empty
+    copies: int = 0  # made of the items' inputs on their way to the handler
 
 
-Result = Value | Fault
+class Divided(NamedTuple):
+    """The parts that an input was divided into, rather than run."""
+
+    parts: tuple[Ref, ...]
+
+
+Result = Value | Fault | Divided
 
 
 class Reply(NamedTuple):
@@ -128,7 +153,7 @@ def encode_call(call: Call, view: memoryview) -> int:
 
     Raises `ValueError` if a request id is no UUID, `struct.error` if `view` is too short.
     """
-    _CALL.pack_into(view, 0, len(call.items), *call.extent, call.first, call.last, call.direct)
+    _CALL.pack_into(view, 0, len(call.items), *call.extent, call.first, call.last, call.direct, call.form)
     end = _CALL.size
     pack_item, pack_input = _ITEM.pack_into, _INPUT.pack_into
     for request_id, (header, place), inputs in call.items:
@@ -145,14 +170,16 @@ def encode_call(call: Call, view: memoryview) -> int:
 
 def decode_call(view: memoryview) -> Call:
     """Return the call in `view`; raises `FrameError` if it is not exactly one."""
-    reader = _Reader(view)
-    count, segment, offset, length, first, last, direct = reader.take(_CALL)
+    reader = Reader(view)
+    count, segment, offset, length, first, last, direct, form = reader.take(_CALL)
+    if form not in _FORMS:
+        raise FrameError(f"A call has no items of form {form}")
     items = tuple([_decode_item(reader) for _ in reader.times(count, _ITEM.size)])
     reader.finish()
-    return Call(items, Descriptor(segment, offset, length), first, last, direct)
+    return Call(items, Descriptor(segment, offset, length), first, last, direct, Form(form))
 
 
-def _decode_item(reader: _Reader) -> CallItem:
+def _decode_item(reader: Reader) -> CallItem:
     request_id, header, segment, offset, length, count = reader.take(_ITEM)
     text = request_id.hex()
     inputs = []
@@ -168,14 +195,17 @@ def _decode_item(reader: _Reader) -> CallItem:
 
 def reply_size(reply: Reply) -> int:
     """Return the bytes `encode_reply` will write at most."""
-    results = sum(
-        _VALUE.size + len(result.response)
-        if isinstance(result, Value)
-        else _FAULT.size + _REACHED.size + MAX_KIND_BYTES + _text_bound(result.message)
-        for result in reply.results
-    )
+    results = sum(map(_result_size, reply.results))
     ran = sum(_RAN.size + len(each.metrics) for each in reply.ran)
     return _REPLY.size + results + _KEPT.size * len(reply.kept) + ran
+
+
+def _result_size(result: Result) -> int:
+    if isinstance(result, Value):
+        return _VALUE.size + len(result.response)
+    if isinstance(result, Divided):
+        return _DIVIDED.size + _REACHED.size * len(result.parts)
+    return _FAULT.size + _REACHED.size + MAX_KIND_BYTES + _text_bound(result.message)
 
 
 def encode_reply(reply: Reply, view: memoryview) -> int:
@@ -189,15 +219,17 @@ def encode_reply(reply: Reply, view: memoryview) -> int:
     for result in reply.results:
         if isinstance(result, Value):
             end = _encode_value(result, view, end)
+        elif isinstance(result, Divided):
+            end = _encode_divided(result, view, end)
         else:
             end = _encode_fault(result, view, end)
     for place in reply.kept:
         _KEPT.pack_into(view, end, *place)
         end += _KEPT.size
-    for busy_ns, items, metrics in reply.ran:
+    for busy_ns, items, metrics, copies in reply.ran:
         if len(metrics) > MAX_METRICS_BYTES:
             raise ValueError(f"What a handler records in a batch is limited to {MAX_METRICS_BYTES} bytes")
-        _RAN.pack_into(view, end, busy_ns, items, len(metrics))
+        _RAN.pack_into(view, end, busy_ns, items, copies, len(metrics))
         end = _put(view, end + _RAN.size, metrics)
     return end
 
@@ -208,6 +240,15 @@ def _encode_value(value: Value, view: memoryview, at: int) -> int:
         raise ValueError(f"What a handler sets on a response is limited to {MAX_RESPONSE_BYTES} bytes")
     _VALUE.pack_into(view, at, _TAG_VALUE, header, *place, len(response))
     return _put(view, at + _VALUE.size, response)
+
+
+def _encode_divided(divided: Divided, view: memoryview, at: int) -> int:
+    _DIVIDED.pack_into(view, at, _TAG_DIVIDED, len(divided.parts))
+    at += _DIVIDED.size
+    for header, place in divided.parts:
+        _REACHED.pack_into(view, at, header, *place)
+        at += _REACHED.size
+    return at
 
 
 def _encode_fault(fault: Fault, view: memoryview, at: int) -> int:
@@ -227,23 +268,23 @@ def decode_reply(view: memoryview) -> Reply:
 
     Headers and descriptors are as the child wrote them: whoever uses one checks it.
     """
-    reader = _Reader(view)
+    reader = Reader(view)
     count, kept, steps = reader.take(_REPLY)
-    results = tuple([_decode_result(reader) for _ in reader.times(count, _FAULT.size)])
+    results = tuple([_decode_result(reader) for _ in reader.times(count, _DIVIDED.size)])
     places = tuple([Descriptor(*reader.take(_KEPT)) for _ in reader.times(kept, _KEPT.size)])
     ran = tuple([_decode_ran(reader) for _ in reader.times(steps, _RAN.size)])
     reader.finish()
     return Reply(results, places, ran)
 
 
-def _decode_ran(reader: _Reader) -> Ran:
-    busy_ns, items, size = reader.take(_RAN)
+def _decode_ran(reader: Reader) -> Ran:
+    busy_ns, items, copies, size = reader.take(_RAN)
     if size > MAX_METRICS_BYTES:
         raise FrameError("The metrics of a batch are longer than their limit")
-    return Ran(busy_ns, items, reader.raw(size))
+    return Ran(busy_ns, items, reader.raw(size), copies)
 
 
-def _decode_result(reader: _Reader) -> Result:
+def _decode_result(reader: Reader) -> Result:
     tag = reader.peek()
     if tag == _TAG_VALUE:
         _, header, segment, offset, length, size = reader.take(_VALUE)
@@ -255,10 +296,13 @@ def _decode_result(reader: _Reader) -> Result:
         texts = reader.text(kind, MAX_KIND_BYTES), reader.text(message, MAX_TEXT_BYTES)
         reached = _decode_ref(reader) if has_reached else None
         return Fault(_checked_status(code), *texts, splittable, step, reached)
+    if tag == _TAG_DIVIDED:
+        _, count = reader.take(_DIVIDED)
+        return Divided(tuple([_decode_ref(reader) for _ in reader.times(count, _REACHED.size)]))
     raise FrameError(f"A reply has no results of kind {tag}")
 
 
-def _decode_ref(reader: _Reader) -> Ref:
+def _decode_ref(reader: Reader) -> Ref:
     header, *place = reader.take(_REACHED)
     return Ref(header, Descriptor(*place))
 
@@ -280,7 +324,7 @@ def encode_passed(passed: Sequence[tuple[int, Ref]], view: memoryview) -> int:
 
 def decode_passed(view: memoryview) -> list[tuple[int, Ref]]:
     """Return what `encode_passed` wrote; raises `FrameError` if `view` is not exactly that."""
-    reader = _Reader(view)
+    reader = Reader(view)
     (count,) = reader.take(_PASSED)
     passed = []
     for _ in reader.times(count, _INPUT.size):
@@ -307,56 +351,11 @@ def encode_load_failure(failure: LoadFailure, view: memoryview) -> int:
 
 def decode_load_failure(view: memoryview) -> LoadFailure:
     """Return the failure in `view`; raises `FrameError` if it is not exactly one."""
-    reader = _Reader(view)
+    reader = Reader(view)
     code, step, size = reader.take(_FAILURE)
     failure = LoadFailure(_checked_status(code), reader.text(size, MAX_TEXT_BYTES), step)
     reader.finish()
     return failure
-
-
-class _Reader:
-    """Reads a view from front to back, once, and never past its end."""
-
-    def __init__(self, view: memoryview) -> None:
-        # Copied once: what is checked is what is used, whatever a child writes meanwhile.
-        self._data = bytes(view)
-        self._at = 0
-
-    def take(self, fields: struct.Struct) -> tuple[Any, ...]:
-        return fields.unpack_from(self._data, self._advance(fields.size))
-
-    def peek(self) -> int:
-        if self._at == len(self._data):
-            raise FrameError("A message is cut short")
-        return self._data[self._at]
-
-    def raw(self, size: int) -> bytes:
-        at = self._advance(size)
-        return self._data[at : at + size]
-
-    def text(self, size: int, limit: int) -> str:
-        if size > limit:
-            raise FrameError(f"A text of {size} bytes is longer than its limit of {limit}")
-        try:
-            return self.raw(size).decode()
-        except UnicodeDecodeError:
-            raise FrameError("A text is not UTF-8") from None
-
-    def times(self, count: int, least: int) -> range:
-        """Return `range(count)` if that many things of at least `least` bytes can still follow."""
-        if count * least > len(self._data) - self._at:
-            raise FrameError(f"A message is too short for {count} entries")
-        return range(count)
-
-    def finish(self) -> None:
-        if self._at != len(self._data):
-            raise FrameError("A message is followed by bytes that are not its own")
-
-    def _advance(self, size: int) -> int:
-        at, self._at = self._at, self._at + size
-        if self._at > len(self._data):
-            raise FrameError("A message is cut short")
-        return at
 
 
 def _put(view: memoryview, at: int, data: bytes) -> int:

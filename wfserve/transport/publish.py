@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from wfserve.transport.frame import Kind, pack_header
 
 if TYPE_CHECKING:
-    from wfserve.transport.base import Arena, Payload
+    from wfserve.transport.base import Lender, Payload
 
 
-def publish(arena: Arena, data: bytes | bytearray, kind: Kind = Kind.BYTES) -> Payload:
+def publish(lender: Lender, data: bytes | bytearray, kind: Kind = Kind.BYTES) -> Payload:
     """Return `data` as a payload. Raises `ServiceUnavailableError` if there is no memory for it."""
-    loan = arena.loan(max(1, len(data)))
+    loan = lender.loan(max(1, len(data)))
     try:
         loan.buffer[: len(data)] = data
         return loan.publish(pack_header(kind, len(data)), 0, len(data))

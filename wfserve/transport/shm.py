@@ -1,20 +1,26 @@
 """Payloads are never pickled, the server never blocks: one segment, and two rings and a doorbell a child.
 
+A second segment, of fixed size, is for what a device copies from.
+
 The work is done by `wfserve._native`; this module gives it the contract's errors, waits on Trio, and carries
 the file descriptors to a child that is being started.
 """
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
+from mmap import PAGESIZE
 from multiprocessing.reduction import DupFd
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import trio
 
 from wfserve import _native
 from wfserve.errors import FrameError, ServiceUnavailableError
 from wfserve.transport.base import ArenaStatistics
+from wfserve.transport.pinned import PINNED_SEGMENT, PinnedArena
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -22,6 +28,7 @@ if TYPE_CHECKING:
     from wfserve.transport.base import Descriptor, Message
 
 RESERVATION_BYTES: Final = 2**40  # of address space; memory is taken as it is touched
+REGIONS: Final = 32  # of a segment, one for each size of slots
 
 
 class ShmArena:
@@ -54,6 +61,30 @@ class ShmArena:
     def close(self) -> None:
         """Lend no more; the segment goes with the last slot that is held. Idempotent."""
         self._native.close()
+
+
+class ShmPinned(PinnedArena):
+    """The only slot of a memfd, as large as the limit. Raises `OSError` if it cannot be had."""
+
+    def __init__(self, nbytes: int) -> None:
+        reservation = REGIONS << (max(nbytes, PAGESIZE) - 1).bit_length()  # a slot may be as large, then
+        self._segment = _native.Arena(PINNED_SEGMENT, reservation, reservation, reservation)
+        loan = self._segment.loan(nbytes)
+        if loan is None:
+            raise OSError(errno.ENOMEM, f"{nbytes} bytes of pinned memory: {os.strerror(errno.ENOMEM)}")
+        super().__init__(loan.buffer[:nbytes], loan.descriptor.offset)
+        loan.release()  # a view of it holds the slot
+
+    @property
+    def fd(self) -> int:
+        """The memfd; it stays the arena's."""
+        return self._segment.fd
+
+    def close(self) -> None:
+        """Lend no more; the segment goes with the last part that is held. Idempotent."""
+        super().close()
+        self._memory = memoryview(b"")
+        self._segment.close()
 
 
 class ShmLink:
@@ -121,20 +152,32 @@ class ShmLink:
         return self._end
 
 
-class ShmPort:
-    """What a `Process` carries to its child: the file descriptors, duplicated when it is pickled for that."""
+class _Places(NamedTuple):
+    """What a child has to know of the segments: the number of the arena's, and which part is pinned."""
 
-    def __init__(self, segment: int, fds: tuple[int, int, int]) -> None:
-        self._segment = segment
+    segment: int
+    pinned: Descriptor | None
+
+
+class ShmPort:
+    """What a `Process` carries to its child: the file descriptors, duplicated when it is pickled for that.
+
+    They are those of the rings, the doorbell, the arena and, if there is one, the pinned segment.
+    """
+
+    def __init__(self, places: _Places, fds: tuple[int, ...]) -> None:
+        self._places = places
         self._fds = fds
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _carry, (self._segment, *(DupFd(fd) for fd in self._fds))
+        return _carry, (self._places, *(DupFd(fd) for fd in self._fds))
 
     def attach(self) -> ShmChildLink:
-        """Map the segment and the rings; in the process that made the port, or once in the child."""
-        arena, memory, doorbell = self._fds
-        return ShmChildLink({self._segment: _native.SegmentMap(arena)}, _native.ChildEnd(memory, doorbell))
+        """Map the segments and the rings; in the process that made the port, or once in the child."""
+        memory, doorbell, *segments = self._fds
+        numbers = (self._places.segment, PINNED_SEGMENT)  # the second only if it is there
+        maps = {number: _native.SegmentMap(fd) for number, fd in zip(numbers, segments, strict=False)}
+        return ShmChildLink(maps, _native.ChildEnd(memory, doorbell), self._places.pinned)
 
 
 class _CarriedPort(ShmPort):
@@ -155,16 +198,25 @@ class _CarriedFd(Protocol):
         """Return the descriptor, now the caller's."""
 
 
-def _carry(segment: int, arena: _CarriedFd, memory: _CarriedFd, doorbell: _CarriedFd) -> ShmPort:
-    return _CarriedPort(segment, (arena.detach(), memory.detach(), doorbell.detach()))
+def _carry(places: _Places, *fds: _CarriedFd) -> ShmPort:
+    return _CarriedPort(places, tuple(fd.detach() for fd in fds))
 
 
 class ShmChildLink:
     """The child's end; each segment is mapped once, whole."""
 
-    def __init__(self, segments: dict[int, _native.SegmentMap], end: _native.ChildEnd) -> None:
+    def __init__(
+        self, segments: dict[int, _native.SegmentMap], end: _native.ChildEnd, pinned: Descriptor | None
+    ) -> None:
         self._segments = segments
+        self._origins: dict[int, int] = {}
         self._end = end
+        self._pinned = pinned
+
+    @property
+    def pinned(self) -> memoryview | None:
+        """All of the pinned segment that is ever lent, None if there is none."""
+        return None if self._pinned is None else self.map(self._pinned)
 
     def receive(self) -> Message:
         """Wait for a message, without the GIL, and return it."""
@@ -181,17 +233,32 @@ class ShmChildLink:
             raise ValueError(f"Segment {number} is not mapped")
         return self._segments[number].view(offset, length)
 
+    def origin(self, descriptor: Descriptor) -> int:
+        """Return where the segment lies: all of it lies together."""
+        number = descriptor.segment
+        if number not in self._origins:
+            first = self.map(descriptor._replace(offset=0, length=1))
+            self._origins[number] = ctypes.addressof(ctypes.c_char.from_buffer(first))
+        return self._origins[number]
+
 
 class ShmTransport:
-    """One segment and the links of one front-end process's workers."""
+    """The segments and the links of one front-end process's workers.
 
-    def __init__(self, limit_bytes: int, segment: int = 1) -> None:
+    `pinned_bytes` is the size of the pinned one, which is not there if it is 0. Raises `OSError`.
+    """
+
+    def __init__(self, limit_bytes: int, segment: int = 1, *, pinned_bytes: int = 0) -> None:
         self.arena = ShmArena(limit_bytes, segment)
+        self.pinned = ShmPinned(pinned_bytes) if pinned_bytes else None
 
     def connect(self) -> tuple[ShmLink, ShmPort]:
         """Make a pair of rings; the link must stay open until the child has started."""
         link = ShmLink()
-        return link, ShmPort(self.arena.segment, (self.arena.fd, *link.fds))
+        if self.pinned is None:
+            return link, ShmPort(_Places(self.arena.segment, None), (*link.fds, self.arena.fd))
+        places = _Places(self.arena.segment, self.pinned.place)
+        return link, ShmPort(places, (*link.fds, self.arena.fd, self.pinned.fd))
 
     def __enter__(self) -> ShmTransport:
         return self
@@ -199,4 +266,6 @@ class ShmTransport:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.arena.close()
+        for arena in (self.arena, self.pinned):
+            if arena is not None:
+                arena.close()

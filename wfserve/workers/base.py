@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from wfserve.errors import WfserveError
 from wfserve.transport.frame import shape_key
+from wfserve.transport.message import Form as Form
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,6 +44,15 @@ class Terms(NamedTuple):
 
 
 NO_TERMS = Terms()
+
+
+class ItemRoute(NamedTuple):
+    """What all items of a batch have in common."""
+
+    first: int
+    last: int
+    direct: bool
+    form: Form
 
 
 @dataclass(slots=True, eq=False)
@@ -62,13 +72,14 @@ class Item:
         False  # to be run by itself: an attempt beside others was given up, and one of them may hang
     )
 
+    form: Form = Form.WHOLE
     terms: Terms = NO_TERMS  # of its request
     reached: Payload | None = None  # the input of its first step, where that is not the stage's
 
     @property
-    def route(self) -> tuple[int, int, bool]:
+    def route(self) -> ItemRoute:
         """Return what all items of a batch have in common."""
-        return self.first, self.last, self.direct
+        return ItemRoute(self.first, self.last, self.direct, self.form)
 
     @property
     def shapes(self) -> tuple[bytes, ...]:
@@ -95,6 +106,10 @@ class Done:
     payload: Payload
     response: bytes = b""  # status, content type and headers the handler set: JSON, empty if it set none
 
+    def release(self) -> None:
+        """Give the value up."""
+        self.payload.release()
+
 
 @dataclass(frozen=True, slots=True)
 class Failed:
@@ -106,7 +121,20 @@ class Failed:
     reached: Payload | None = None  # its input, if that is not the item's; whoever receives this owns it
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The inputs of items of form `PART` that a divisible item became; whoever receives this owns them."""
+
+    payloads: tuple[Payload, ...]  # in order
+
+    def release(self) -> None:
+        """Give all of them up."""
+        for payload in self.payloads:
+            payload.release()
+
+
 Outcome = Done | Failed
+Report = Done | Failed | Parts  # what a replica says of an item
 
 
 class Ran(NamedTuple):
@@ -146,7 +174,7 @@ class Batch:
 class Listener(Protocol):
     """What a pool tells its stage. Called from the pool's tasks; must not block or raise."""
 
-    def batch_done(self, batch: Batch, outcomes: Sequence[Outcome]) -> None:
+    def batch_done(self, batch: Batch, outcomes: Sequence[Report]) -> None:
         """Report that `batch` ended, an outcome for every item, in order; the listener owns what they hold.
 
         Its replica is idle again, unless it has been stopped meanwhile.

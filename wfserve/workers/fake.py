@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from wfserve.transport.base import Payload
-    from wfserve.workers.base import Listener, Outcome
+    from wfserve.workers.base import Listener, Report
 
-    Work = Callable[[Sequence[Item]], Awaitable[Sequence[Outcome]]]
+    Work = Callable[[Sequence[Item]], Awaitable[Sequence[Report]]]
 
 
 class ReplicaDeath(Exception):  # noqa: N818 - what happens, not what went wrong with us
@@ -77,7 +78,7 @@ class FakePool:
         return batch
 
     async def _run(self, batch: Batch, held: list[Item]) -> None:
-        outcomes: Sequence[Outcome] | None = None
+        outcomes: Sequence[Report] | None = None
         try:
             with self._scopes[batch]:
                 outcomes = await self._work(held)
@@ -93,7 +94,7 @@ class FakePool:
         if outcomes is None:
             await self._replace()
 
-    def _report(self, batch: Batch, outcomes: Sequence[Outcome] | None) -> None:
+    def _report(self, batch: Batch, outcomes: Sequence[Report] | None) -> None:
         if outcomes is not None:
             self._answered += 1
             self._add_idle()
@@ -174,7 +175,7 @@ class FakePool:
 def _hold(item: Item) -> Item:
     """Share an item's payloads: its request may go while the batch still runs."""
     inputs = tuple((parent, payload.share()) for parent, payload in item.inputs)
-    return Item(item.request_id, item.headers.share(), inputs, *item.route, terms=item.terms)
+    return replace(item, headers=item.headers.share(), inputs=inputs, reached=None)
 
 
 def _let_go(item: Item) -> None:
@@ -183,6 +184,6 @@ def _let_go(item: Item) -> None:
         payload.release()
 
 
-def echo(items: Sequence[Item]) -> list[Outcome]:
+def echo(items: Sequence[Item]) -> list[Report]:
     """Return each item's first input as its output."""
     return [Done(item.inputs[0][1].share()) for item in items]

@@ -2,6 +2,9 @@
 
 It shares the inputs (the walk may drop its own handles while the child still reads), and owns the slot of
 the call and the extents lent for results. `end` returns all of it, whether the batch was answered or lost.
+
+The child gets the items in the order in which their inputs lie in memory: neighbours are a batch without a
+copy. Nobody else knows: outcomes are in the order of the items.
 """
 
 from __future__ import annotations
@@ -23,7 +26,9 @@ from wfserve.transport.frame import Kind, pack_header
 from wfserve.transport.message import (
     Call,
     CallItem,
+    Divided,
     Fault,
+    Form,
     Ref,
     Value,
     call_size,
@@ -31,15 +36,15 @@ from wfserve.transport.message import (
     decode_reply,
     encode_call,
 )
-from wfserve.workers.base import Done, Failed, Ran
+from wfserve.workers.base import Done, Failed, Parts, Ran
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from wfserve.transport.base import Arena, Loan, Payload
+    from wfserve.transport.base import Arena, Lender, Loan, Payload
     from wfserve.transport.message import Result
     from wfserve.transport.progress import Progress
-    from wfserve.workers.base import Item, Outcome
+    from wfserve.workers.base import Item, Report
 
 log = logging.getLogger(__name__)
 SMALLEST_EXTENT = 4096
@@ -71,11 +76,19 @@ class ResultSizes:
 class Lease:
     """What one batch holds in the arena. Raises `ServiceUnavailableError` if there is no room for it."""
 
-    def __init__(self, arena: Arena, number: int, items: Sequence[Item], sizes: ResultSizes) -> None:
+    def __init__(
+        self,
+        arena: Arena,
+        number: int,
+        items: Sequence[Item],
+        sizes: ResultSizes,
+        for_results: Lender | None = None,  # None: the arena
+    ) -> None:
         self._arena = arena
+        self._for_results = for_results or arena
         self.number = number
         self._count = len(items)
-        self._first, self._last, _ = items[0].route
+        self._first, self._last, _, self._form = items[0].route
         self.ran: tuple[Ran, ...] = ()  # what the child says of its steps
         self.kept: list[Payload] = []  # inputs that the child still looks at after its answer
         self._sizes = sizes
@@ -91,7 +104,9 @@ class Lease:
 
     def _encode(self, items: Sequence[Item]) -> Message:
         extent = self._lend_for_results(len(items))
-        call = Call(tuple(self._call_item(item) for item in items), extent, *items[0].route)
+        calls = [self._call_item(item) for item in items]
+        self._order = _memory_order(calls)
+        call = Call(tuple([calls[number] for number in self._order]), extent, *items[0].route)
         self._slot = slot = self._arena.loan(call_size(call))
         length = encode_call(call, slot.buffer)
         return Message(MessageKind.CALL, self.number, slot.descriptor._replace(length=length))
@@ -107,7 +122,7 @@ class Lease:
             return self._lend(smallest_extent(items))
 
     def _lend(self, nbytes: int) -> Descriptor:
-        loan = self._arena.loan(nbytes)
+        loan = self._for_results.loan(nbytes)
         self._extents.append(loan)
         return loan.descriptor
 
@@ -120,15 +135,16 @@ class Lease:
             extent = NOWHERE
         return Message(MessageKind.GRANT, self.number, extent)
 
-    def outcomes(self, reply: Descriptor) -> list[Outcome]:
+    def outcomes(self, reply: Descriptor) -> list[Report]:
         """Publish what the child wrote. Raises `FrameError` if it points anywhere it may not."""
         extent, start = self._find(reply)
         results, kept, ran = decode_reply(extent.buffer[start : start + reply.length])
         if len(results) != self._count or len(ran) > self._last - self._first + 1:
             raise FrameError(f"{len(results)} results of {len(ran)} steps for {self._count} items")
-        outcomes = [self._outcome(result) for result in results]
+        found = dict(zip(self._order, map(self._outcome, results), strict=True))
+        outcomes = [found[number] for number in range(self._count)]
         self.kept = [self._publish(Ref(PLAIN, place)) for place in dict.fromkeys(kept)]
-        self.ran = tuple(Ran(step.busy_ns / 1e9, step.items, step.metrics) for step in ran)
+        self.ran = tuple(Ran(step.busy_ns / 1e9, *step[1:]) for step in ran)
         self._learn(extent, start, reply.length)  # only now: lengths have been checked
         return outcomes
 
@@ -137,9 +153,13 @@ class Lease:
         full = sum(each.descriptor.length for each in self._extents[: self._extents.index(extent)])
         self._sizes.learn(self._count, full + start + max(0, length - REPLY_BYTES * self._count))
 
-    def _outcome(self, result: Result) -> Outcome:
+    def _outcome(self, result: Result) -> Report:
         if isinstance(result, Value):
             return Done(self._publish(result.ref), result.response)
+        if isinstance(result, Divided):
+            if self._form is not Form.DIVISIBLE or not result.parts:
+                raise FrameError("an input was divided that was not to be")
+            return Parts(tuple([self._publish(ref) for ref in result.parts]))
         if not self._first <= result.step <= self._last:
             raise FrameError(f"step {result.step} failed, of {self._first} to {self._last}")
         reached = None if result.reached is None else self._publish(result.reached)
@@ -156,7 +176,7 @@ class Lease:
         passed = decode_passed(extent.buffer[start : start + seen.passed.length])
         if any(item >= self._count for item, _ in passed):
             raise FrameError(f"more items have passed than the {self._count} there are")
-        return {item: self._publish(ref) for item, ref in passed}
+        return {self._order[item]: self._publish(ref) for item, ref in passed}
 
     def _publish(self, ref: Ref) -> Payload:
         """Publish what the child wrote, or was given: a result may be an input, or a part of one."""
@@ -185,6 +205,15 @@ class Lease:
         self._inputs.clear()
         self._headers.clear()
         self._extents.clear()
+
+
+def _memory_order(calls: Sequence[CallItem]) -> Sequence[int]:
+    """Return the numbers of items in the order of their inputs, as they are if they have none or several."""
+    numbers = range(len(calls))
+    if len(calls) == 1 or any(len(call.inputs) != 1 for call in calls):
+        return numbers
+    places = [call.inputs[0][1].descriptor for call in calls]
+    return sorted(numbers, key=places.__getitem__)
 
 
 def _hold(payload: Payload, held: list[Payload]) -> Ref:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,15 +20,17 @@ import trio
 from wfserve.child.spec import stage_name
 from wfserve.errors import FrameError, ServiceUnavailableError
 from wfserve.transport.base import MessageKind
-from wfserve.workers.base import Batch, LoadError, PoolStatistics, ReplicaStatus, Whereabouts
+from wfserve.transport.pinned import pinned_first
+from wfserve.workers.base import Batch, LoadError, PoolStatistics, Whereabouts
 from wfserve.workers.lease import Lease, ResultSizes
 from wfserve.workers.process import start_worker
+from wfserve.workers.replica import Replica
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from wfserve.child.spec import WorkerSpec
-    from wfserve.transport.base import Descriptor, Message, Payload, Transport
+    from wfserve.transport.base import Message, Transport
     from wfserve.transport.progress import Progress
     from wfserve.workers.base import Item, Listener
     from wfserve.workers.process import Worker
@@ -58,45 +59,8 @@ class PoolSettings:
 
     min_workers: int = 1
     startup_timeout: float = 120.0
-
-
-class _Replica:
-    """One place in the pool, filled by one worker after another."""
-
-    def __init__(self, number: int, *, must_load: bool) -> None:
-        self.number = number
-        self.must_load = must_load  # the pool does not open, or closes, if its first worker cannot load
-        self.loaded = trio.Event()
-        self.life = trio.CancelScope()
-        self.created = time.time()
-        self.leaving = False
-        self.worker: Worker | None = None
-        self.deaths = 0  # in a row, without a completed batch
-        self.kept: list[Payload] = []  # inputs of earlier batches that the worker still looks at
-        self.vacate("STARTING")
-
-    def let_go(self, dropped: Descriptor) -> None:
-        """Release the input that the worker has dropped."""
-        for index, payload in enumerate(self.kept):
-            if payload.descriptor == dropped:
-                self.kept.pop(index).release()
-                return
-        raise FrameError(f"{dropped} is not kept")
-
-    def vacate(self, state: str) -> None:
-        """Forget the worker that was here."""
-        self.state = state
-        self.worker = None
-        self.batch: Batch | None = None
-        self.lease: Lease | None = None
-        self.ready = False
-        self.failure: LoadError | None = None  # why it did not load
-        self.end = ""  # why its batch is lost, once it is dying
-        self.heard = True  # False once nothing that the worker still says is believed
-
-    def status(self) -> ReplicaStatus:
-        pid, started = (self.worker.pid, self.worker.started) if self.worker else (0, self.created)
-        return ReplicaStatus(str(self.number), pid, "LEAVING" if self.leaving else self.state, started)
+    place: Callable[[Sequence[WorkerSpec]], Sequence[WorkerSpec]] = tuple  # says on which GPU one more runs
+    pins_results: bool = False  # what it returns goes on to a GPU
 
 
 class ProcessPool:
@@ -117,8 +81,9 @@ class ProcessPool:
         self._server = server
         self._listener = listener
         self._sizes = ResultSizes()
-        self._replicas: list[_Replica] = []
-        self._idle: list[_Replica] = []  # the last to finish is the first to start again: its caches are warm
+        self._for_results = pinned_first(transport) if settings.pins_results else transport.arena
+        self._replicas: list[Replica] = []
+        self._idle: list[Replica] = []  # the last to finish is the first to start again: its caches are warm
         self._numbers = itertools.count()  # of replicas
         self._batch_numbers = itertools.count(1)
         self._load_failures = 0
@@ -152,14 +117,15 @@ class ProcessPool:
         if self._failure is not None:
             raise self._failure
 
-    def _add(self, *, must_load: bool) -> _Replica:
+    def _add(self, *, must_load: bool) -> Replica:
         assert self._nursery is not None
-        replica = _Replica(next(self._numbers), must_load=must_load)
+        placed = self._settings.place(self._chain)
+        replica = Replica(next(self._numbers), placed, must_load=must_load)
         self._replicas.append(replica)
         self._nursery.start_soon(self._keep, replica, name=f"{self._name} worker {replica.number}")
         return replica
 
-    async def _keep(self, replica: _Replica) -> None:
+    async def _keep(self, replica: Replica) -> None:
         """Fill a replica with one worker after another, until the pool closes or it is one too many."""
         with replica.life:
             while not replica.leaving:
@@ -190,17 +156,17 @@ class ProcessPool:
         self._failure = self._failure or failure
         self._nursery.cancel_scope.cancel()
 
-    async def _back_off(self, replica: _Replica) -> None:
+    async def _back_off(self, replica: Replica) -> None:
         if not replica.leaving and (delay := restart_delay(replica.deaths)):
             replica.state = "BACKING_OFF"
             log.warning("%s: starting a worker again in %.1f s", self._name, delay)
             await trio.sleep(delay)
 
-    async def _live(self, replica: _Replica) -> LoadError | None:
+    async def _live(self, replica: Replica) -> LoadError | None:
         """Run one worker from its start until it is dead; return why it did not load, if it did not."""
         replica.vacate("STARTING")
         try:
-            async with start_worker(self._chain, self._transport, self._server) as worker:
+            async with start_worker(replica.chain, self._transport, self._server) as worker:
                 replica.worker = worker
                 try:
                     await self._attend(replica, worker)
@@ -212,7 +178,7 @@ class ProcessPool:
             self._bury(replica)
         return None if replica.ready else replica.failure or LoadError("the worker died while it loaded")
 
-    async def _attend(self, replica: _Replica, worker: Worker) -> None:
+    async def _attend(self, replica: Replica, worker: Worker) -> None:
         """Hear the worker until it is dead, its last words included."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._until_dead, worker, nursery.cancel_scope)
@@ -231,7 +197,7 @@ class ProcessPool:
         await worker.dead()
         scope.cancel()
 
-    async def _load(self, replica: _Replica, worker: Worker) -> None:
+    async def _load(self, replica: Replica, worker: Worker) -> None:
         timeout = self._settings.startup_timeout
         with trio.move_on_after(timeout) as waited:
             while not (replica.ready or replica.failure):
@@ -241,31 +207,34 @@ class ProcessPool:
             self._condemn(replica, worker, replica.failure.message)
 
     @contextmanager
-    def _distrusting(self, replica: _Replica, worker: Worker) -> Iterator[None]:
-        """Kill a worker that breaks the rules or lets its ring overflow, and hear no more of it."""
+    def _distrusting(self, replica: Replica, worker: Worker) -> Iterator[None]:
+        """Have no more trust in a worker that breaks the rules or lets its ring overflow."""
         try:
             yield
         except (FrameError, BufferError) as error:
-            # As text: a record that holds the traceback holds views of the worker's extents.
-            log.error("%s: worker %d cannot be trusted any more: %s", self._name, worker.pid, str(error))
-            self._condemn(replica, worker, "its worker could not be trusted any more")
+            self._distrust(replica, worker, error)
 
-    def _condemn(self, replica: _Replica, worker: Worker, why: str) -> None:
+    def _distrust(self, replica: Replica, worker: Worker, error: Exception) -> None:
+        # As text: a record that holds the traceback holds views of the worker's extents.
+        log.error("%s: worker %d cannot be trusted any more: %s", self._name, worker.pid, str(error))
+        self._condemn(replica, worker, "its worker could not be trusted any more")
+
+    def _condemn(self, replica: Replica, worker: Worker, why: str) -> None:
         replica.heard = False
         replica.end = replica.end or why
         self._retire(replica)
         worker.kill()
 
-    def _retire(self, replica: _Replica) -> None:
+    def _retire(self, replica: Replica) -> None:
         replica.end = replica.end or "its pool closes"
         if replica in self._idle:
             self._idle.remove(replica)
 
-    def _handle_all(self, replica: _Replica, worker: Worker, messages: list[Message]) -> None:
+    def _handle_all(self, replica: Replica, worker: Worker, messages: list[Message]) -> None:
         for message in messages:
             self._handle(replica, worker, message)
 
-    def _handle(self, replica: _Replica, worker: Worker, message: Message) -> None:
+    def _handle(self, replica: Replica, worker: Worker, message: Message) -> None:
         match message.kind:
             case MessageKind.DONE:
                 self._done(replica, message)
@@ -285,21 +254,21 @@ class ProcessPool:
             raise FrameError(f"there is no step {failure.step} that could not load")
         return failure
 
-    def _ready(self, replica: _Replica) -> None:
+    def _ready(self, replica: Replica) -> None:
         replica.ready = True
         replica.loaded.set()
         self._take_in(replica)
         self._tell()
         self._listener.replica_ready()
 
-    def _take_in(self, replica: _Replica) -> None:
+    def _take_in(self, replica: Replica) -> None:
         if replica.leaving:
             replica.life.cancel()
         elif not replica.end:  # a dying worker may still answer, but takes nothing more
             replica.state = "READY"
             self._idle.append(replica)
 
-    def _done(self, replica: _Replica, message: Message) -> None:
+    def _done(self, replica: Replica, message: Message) -> None:
         batch, lease = replica.batch, replica.lease
         if batch is None or lease is None or message.tag != lease.number:
             raise FrameError(f"an answer to batch {message.tag}, which is not running")
@@ -313,7 +282,7 @@ class ProcessPool:
         self._batches += 1
         self._listener.batch_done(batch, outcomes)
 
-    def _bury(self, replica: _Replica) -> None:
+    def _bury(self, replica: Replica) -> None:
         """Take back what the dead worker held, and report its batch lost."""
         if replica.lease is not None:
             replica.lease.end()
@@ -324,7 +293,7 @@ class ProcessPool:
             self._lost += 1
             self._listener.batch_lost(batch, f"{self._name}: {replica.end}")
 
-    def _ask_remains(self, replica: _Replica, worker: Worker) -> None:
+    def _ask_remains(self, replica: Replica, worker: Worker) -> None:
         """Learn which step the dead worker was at with its batch, and what that had begun with.
 
         Raises `FrameError` if that cannot be.
@@ -338,13 +307,13 @@ class ProcessPool:
         if len(self._chain) == 1:
             return None
         seen = worker.progress(lease.number)
-        first, last, _ = batch.items[0].route
+        first, last, *_ = batch.items[0].route
         return seen if seen is not None and first <= seen.step <= last else None
 
     def whereabouts(self, batch: Batch) -> Whereabouts | None:
         """Return how far a running batch is."""
         replica = batch.replica
-        if not isinstance(replica, _Replica) or replica.batch is not batch:
+        if not isinstance(replica, Replica) or replica.batch is not batch:
             return None
         if replica.worker is None or replica.lease is None:
             return None
@@ -356,18 +325,21 @@ class ProcessPool:
         replica = self._idle[-1]
         worker = replica.worker
         assert worker is not None
-        replica.lease = Lease(self._transport.arena, next(self._batch_numbers), items, self._sizes)
+        number, arena = next(self._batch_numbers), self._transport.arena
+        replica.lease = Lease(arena, number, items, self._sizes, self._for_results)
         self._idle.pop()
         replica.state = "BUSY"
         replica.batch = Batch(items, trio.current_time(), replica, lost_at=items[0].first)
-        with self._distrusting(replica, worker):  # if its ring is corrupted: `batch_lost` follows
+        try:
             worker.link.send(replica.lease.call)
+        except (FrameError, BufferError) as error:  # its ring is corrupted: `batch_lost` follows
+            self._distrust(replica, worker, error)
         return replica.batch
 
     def stop(self, batch: Batch) -> None:
         """Kill the worker that runs `batch`."""
         replica = batch.replica
-        if isinstance(replica, _Replica) and replica.batch is batch and replica.worker is not None:
+        if isinstance(replica, Replica) and replica.batch is batch and replica.worker is not None:
             replica.end = "timed out"
             replica.worker.kill()
 

@@ -129,6 +129,8 @@ class BaseHandler:
         """Return the rows' values (under `data` or `body`, or the rows themselves) as one tensor [B, …]."""
         values = [row_value(row) for row in data]
         if values and all(isinstance(value, torch.Tensor) for value in values):
+            if hasattr(data, "stack"):  # a native batch, which may lie together already
+                return data.stack(values, self.device)
             return torch.stack(values).to(self.device)
         return torch.as_tensor(values, device=self.device)
 
