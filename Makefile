@@ -16,10 +16,11 @@ CMAKE := $(or $(shell command -v cmake),$(BIN)/cmake)
 DIGITS := $(filter-out %.png %.md,$(wildcard examples/digits/*))
 ARCHIVES := workflow_store/digits.war workflow_store/digits_cnn.mar workflow_store/digits_mlp.mar
 WORKLOADS := build/workloads
+FIGURES := build/bench
 SECONDS_PER_CELL ?= 5
 REQUESTS ?= 1000000
 
-.PHONY: help install archives serve test test-slow test-native soak conformance lint bench stubs wheel clean
+.PHONY: help install archives serve test test-slow test-native soak conformance lint bench plots compare stubs wheel clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -86,10 +87,22 @@ stubs: install ## write wfserve/_native.pyi anew
 	$(BIN)/python native/stub.py
 
 bench: install ## measure each layer and the whole; SECONDS_PER_CELL=5
-	$(BIN)/python -m bench.hop
+	$(BIN)/python -m bench.transport --json $(FIGURES)/transport.json
+	$(BIN)/python -m bench.batching --json $(FIGURES)/batching.json
 	$(BIN)/python -m bench.workloads.build --out $(WORKLOADS)
 	$(BIN)/python -m bench.walk --store $(WORKLOADS) --workflow seq-native.war --body $(WORKLOADS)/seq.bin
 	$(BIN)/python -m bench.serve --seconds $(SECONDS_PER_CELL)
+
+$(VENV)/.plots: $(VENV)/.installed
+	$(PIP) install -e ".[plots]" --config-settings=cmake.define.WFSERVE_WERROR=ON
+	@touch $@
+
+plots: $(VENV)/.plots ## draw docs/plots from what the last make bench has found
+	$(BIN)/python -m bench.plot --figures $(FIGURES) --out docs/plots
+
+compare: $(VENV)/.plots ## measure beside other servers, which are installed below build/peers; an hour
+	TORCH="$(TORCH)" $(BIN)/python -m bench.compare --seconds $(SECONDS_PER_CELL) \
+		--json build/compare.json --document docs/performance.md
 
 wheel: install ## build a wheel into dist/
 	$(PIP) wheel --no-deps -w dist .

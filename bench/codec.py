@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import statistics
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from bench.goals import write
 from wfserve.child import codec, container, npy, objects, safetensors
 from wfserve.child.inputs import Inputs
 from wfserve.transport.message import Ref
@@ -25,6 +25,7 @@ from wfserve.transport.shm import ShmTransport
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+CALLS = 100  # a round
 ROUNDS = 20
 SHAPES = {"10": (10,), "3x224x224": (3, 224, 224)}
 NOBODY = objects.Archive("/nonexistent")
@@ -118,27 +119,32 @@ def summary(times: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return statistics.median(each[0] for each in times), statistics.median(each[1] for each in times)
 
 
-def main() -> None:
-    """Print a table, and write the numbers as JSON if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--calls", type=int, default=100, help="calls a round (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
+def figures(calls: int = CALLS) -> dict[str, float]:
+    """Measure both tensors, print tables, return the numbers."""
     numbers = {}
     print(f"{'float32, µs':<36}{'there':>8}{'back':>8}{'both':>8}")
     for label, shape in SHAPES.items():
-        times = measure(torch.randn(shape), ROUNDS, arguments.calls)
+        times = measure(torch.randn(shape), ROUNDS, calls)
         for name, (there, back) in times.items():
             print(f"{f'{label}: {name}':<36}{there:>8.1f}{back:>8.1f}{there + back:>8.1f}")
         baseline = sum(times["torch.save, torch.load"])
         numbers[f"torch_save_speedup_{label}"] = baseline / sum(times["codec"])
         numbers[f"torch_save_only_speedup_{label}"] = baseline / sum(times["codec, torch.load"])
     numbers["torch_save_speedup"] = min(numbers[f"torch_save_speedup_{label}"] for label in SHAPES)
+    return numbers
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--calls", type=int, default=CALLS, help="calls a round (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    numbers = figures(arguments.calls)
     for name, number in numbers.items():
         print(f"{name:<44}{number:>8.2f}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(numbers, indent=2) + "\n")
+    write(arguments.json, numbers)
 
 
 if __name__ == "__main__":

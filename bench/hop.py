@@ -10,7 +10,6 @@ where the child could compute while the server serves, is the one that counts.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import statistics
@@ -21,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from bench.cores import on_core
+from bench.goals import write
 from wfserve.transport.base import NOWHERE, Message, MessageKind
 from wfserve.transport.shm import ShmTransport
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from wfserve.transport.shm import ShmLink
 
+HOPS = 20_000  # of each kind
 ROUNDS = 40
 MESSAGE_BYTES = 32
 ENDING = bytes(MESSAGE_BYTES)
@@ -103,10 +105,10 @@ async def measure(hops: int, cores: Sequence[int]) -> dict[str, float]:
         for child in children:
             child.start()
             os.sched_setaffinity(child.pid or 0, {cores[-1]})
-        os.sched_setaffinity(0, {cores[0]})
-        for _ in range(ROUNDS + 1):
-            rings += await time_ring(link, hops // ROUNDS)
-            pipes += time_pipe(ours, hops // ROUNDS)
+        with on_core(cores[0]):
+            for _ in range(ROUNDS + 1):
+                rings += await time_ring(link, hops // ROUNDS)
+                pipes += time_pipe(ours, hops // ROUNDS)
         link.send(Message(MessageKind.STOP, 0, NOWHERE))
         os.write(there_write, ENDING)
         for child in children:
@@ -137,23 +139,27 @@ def show(title: str, numbers: dict[str, float]) -> None:
     print(f"{'ratio of the medians':<24}{numbers['hop_vs_pipe']:>8.2f}")
 
 
+def figures(hops: int = HOPS) -> dict[str, float]:
+    """Measure on two cores and, if there are two, on one as well; print tables, return the numbers."""
+    cores = sorted(os.sched_getaffinity(0))
+    numbers = {"cores": len(cores[:2]), **trio.run(measure, hops, cores[:2])}
+    show(f"on {len(cores[:2])} cores, µs", numbers)
+    if len(cores) > 1:
+        together = trio.run(measure, hops, cores[:1])
+        show("on one core, µs", together)
+        numbers |= {f"same_core_{key}": value for key, value in together.items()}
+    return numbers
+
+
 def main() -> None:
-    """Print tables, and write the numbers as JSON if asked to."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--hops", type=int, default=20_000, help="hops of each kind (default: %(default)s)")
+    parser.add_argument("--hops", type=int, default=HOPS, help="hops of each kind (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
     arguments = parser.parse_args()
     if arguments.hops < ROUNDS * 10:
         parser.error(f"--hops must be at least {ROUNDS * 10}")
-    cores = sorted(os.sched_getaffinity(0))
-    numbers = {"cores": len(cores[:2]), **trio.run(measure, arguments.hops, cores[:2])}
-    show(f"on {len(cores[:2])} cores, µs", numbers)
-    if len(cores) > 1:
-        together = trio.run(measure, arguments.hops, cores[:1])
-        show("on one core, µs", together)
-        numbers |= {f"same_core_{key}": value for key, value in together.items()}
-    if arguments.json:
-        arguments.json.write_text(json.dumps(numbers, indent=2) + "\n")
+    write(arguments.json, figures(arguments.hops))
 
 
 if __name__ == "__main__":

@@ -44,17 +44,22 @@ def free_ports(count: int) -> list[int]:
 
 
 class Server:
-    """A context: a server process that has become healthy, with its files in `directory`."""
+    """A context: a server process that has become healthy, with its files in `directory`.
 
-    def __init__(self, directory: Path, store: Path) -> None:
+    It starts with the workflow `first` of `store`; `settings` are lines of its properties file.
+    """
+
+    def __init__(self, directory: Path, store: Path, first: str = FIRST, **settings: str) -> None:
+        self._first = first
         self.inference, self.management, self.metrics = free_ports(3)
         self.log = directory / "server.log"
         config = directory / "config.properties"
         ports = {"inference": self.inference, "management": self.management, "metrics": self.metrics}
-        config.write_text("".join(f"{api}_address=http://127.0.0.1:{port}\n" for api, port in ports.items()))
+        settings |= {f"{api}_address": f"http://127.0.0.1:{port}" for api, port in ports.items()}
+        config.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
         self.command = [
             *(str(Path(sys.executable).with_name("wfserve")), "serve", "--ts-config", str(config)),
-            *("--workflow-store", str(store), "--model-store", str(store), "--workflows", f"{FIRST}.war"),
+            *("--workflow-store", str(store), "--model-store", str(store), "--workflows", f"{first}.war"),
             *("--state-dir", str(directory / "state")),
         ]
 
@@ -88,7 +93,7 @@ class Server:
             listed = json.loads(self.call("GET", self.management, "/workflows"))["workflows"]
         except OSError:  # refused, reset, or an error status
             return False
-        return any(each["workflowName"] == FIRST for each in listed)
+        return any(each["workflowName"] == self._first for each in listed)
 
     def _check_alive(self, began: float) -> None:
         if self.process.poll() is not None or time.perf_counter() - began > PATIENCE:
