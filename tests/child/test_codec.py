@@ -124,6 +124,15 @@ def test_tensors_that_are_more_than_a_frame_can_say_are_objects(value: torch.Ten
     assert torch.equal(*(each.to_dense() if each.is_sparse else each for each in (across(value), value)))
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("wrap", [lambda value: value, lambda value: {"rows": [value]}])
+def test_a_nested_tensor(wrap):
+    value = torch.nested.nested_tensor([torch.ones(2), torch.zeros(3)])
+    back = across(wrap(value))
+    back = back["rows"][0] if isinstance(back, dict) else back
+    assert [row.tolist() for row in back.unbind()] == [[1, 1], [0, 0, 0]]
+
+
 def test_a_native_tensor_is_a_view_of_shared_memory_unless_copied() -> None:
     memory = Memory()
     ref = memory.ref(codec.encode_native(torch.zeros(4), Inputs(memory.link), NOBODY))

@@ -35,10 +35,11 @@ def tensor_of(buffer: Any, dtype: str, shape: Sequence[int]) -> torch.Tensor:
 
 
 def is_plain(tensor: torch.Tensor) -> bool:
-    """Say whether dtype, shape and elements are all there is: not sparse, quantized, or of a subclass."""
+    """Say whether dtype, shape and elements are all there is: not sparse, nested, quantized, or a subclass."""
     return (
         type(tensor) in (torch.Tensor, torch.nn.Parameter)
         and tensor.layout is torch.strided
+        and not tensor.is_nested
         and tensor.dtype in DTYPE_NAMES
         and tensor.device.type != "meta"
     )
