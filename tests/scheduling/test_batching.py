@@ -100,6 +100,11 @@ def test_a_batch_is_no_larger_than_pays(alpha, beta, expected):
     assert next_batch(waiting, NOTHING, learned(alpha, beta), 10.0, limit=32, delay=1.0).size == expected
 
 
+def test_as_long_as_nothing_tells_what_a_batch_saves_all_goes():
+    waiting = Waiting(2, 10.0, math.inf)
+    assert next_batch(waiting, NOTHING, learned(0.0, 0.1, [1]), 10.0, limit=8, delay=1.0).size == 2
+
+
 @pytest.mark.parametrize(
     ("coming", "cost", "limit", "delay", "why"),
     [

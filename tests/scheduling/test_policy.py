@@ -73,6 +73,13 @@ def test_cheap_calls_share_a_hop(seconds, calls):
     assert calls_per_hop(seconds) == calls
 
 
+@pytest.mark.parametrize(
+    ("seconds", "further", "calls"), [(0.01, 0.001, 2), (0.01, 0.0, 32), (0.0005, 0.01, 4), (1.0, 0.5, 1)]
+)
+def test_a_call_counts_for_what_it_adds(seconds, further, calls):
+    assert calls_per_hop(seconds, further) == calls
+
+
 @given(st.integers(2, 1000))
 def test_halves_make_a_whole(size):
     first, second = split(size)

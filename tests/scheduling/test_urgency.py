@@ -163,6 +163,25 @@ async def test_a_stage_says_what_will_leave_it_and_when(autojump_clock, run_benc
     await run_bench(scenario, steady, timeout=5.0)
 
 
+async def test_calls_that_are_dear_to_begin_with_come_to_share_a_hop(autojump_clock, run_bench):
+    async def work(items):
+        await trio.sleep(0.004 + 0.00021 * len(items))
+        return echo(items)
+
+    async def scenario(bench):
+        for number in range(20):
+            for name in range(40):
+                bench.attempt(f"{number} {name}")
+            await trio.sleep(1)
+        before = len(bench.pool.batches)
+        for name in range(40):
+            bench.attempt(f"last {name}")
+        await trio.sleep(1)
+        assert [len(batch.items) for batch in bench.pool.batches[before:]] == [9, 9, 9, 9, 4]
+
+    await run_bench(scenario, work, one_by_one=True, batch_size=1, timeout=5.0)
+
+
 async def stacking(items):
     """Fail as one where shapes differ, as `torch.stack` does."""
     await trio.lowlevel.checkpoint()

@@ -19,12 +19,24 @@ MOST_SHAPES: Final = 64  # that are told apart
 class Cost:
     """What batches of one kind take (seconds)."""
 
-    __slots__ = ("_sizes", "_squares", "_times", "_weight", "_weighted", "alpha", "beta", "last", "samples")
+    __slots__ = (
+        "_sizes",
+        "_squares",
+        "_times",
+        "_weight",
+        "_weighted",
+        "alpha",
+        "apart",
+        "beta",
+        "last",
+        "samples",
+    )
 
     def __init__(self) -> None:
         self._weight = self._sizes = self._squares = self._times = self._weighted = 0.0
         self.alpha = 0.0  # seconds a batch
         self.beta = 0.0  # seconds an item
+        self.apart = False  # the two are told apart: there were batches of several sizes
         self.samples = 0  # batches seen
         self.last = float("-inf")  # when the last was, on the caller's clock
 
@@ -48,7 +60,8 @@ class Cost:
     def _fit(self) -> None:
         mean_size, mean = self._sizes / self._weight, self._times / self._weight
         spread = self._squares / self._weight - mean_size * mean_size
-        if spread < 1e-3 * mean_size * mean_size:
+        self.apart = spread >= 1e-3 * mean_size * mean_size
+        if not self.apart:
             self.alpha, self.beta = 0.0, mean / mean_size
             return
         slope = (self._weighted / self._weight - mean_size * mean) / spread

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wfserve.scheduling import policy
-from wfserve.scheduling.cost import Costs
+from wfserve.scheduling.cost import Cost, Costs
 from wfserve.workers.base import Done
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from wfserve.scheduling.cost import Cost
     from wfserve.scheduling.queue import Ticket
     from wfserve.scheduling.settings import StageSettings
     from wfserve.workers.base import Batch, Item, Report
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
     Running = Mapping[Batch, Sequence[Ticket | None]]
 
 FOLLOWED = 0.25  # weight of the latest batch in the mean time of a call
+TRY_TWO = 16  # batches, of which one has two calls where one was enough
+SURPRISING = 2.0  # times what was expected
 
 
 class Trial:
@@ -41,7 +42,10 @@ class Forecast:
         self._one_by_one = settings.one_by_one
         self._last = len(settings.steps) - 1
         self._costs = Costs()
-        self._seconds_per_item: float | None = None  # recent mean, where calls are made one by one
+        # By the workers' clocks, where calls are made one by one: on busy cores hops take long.
+        self._work = Cost()
+        self._seconds_per_item: float | None = None  # recent mean
+        self._surprised = False  # by the last batch: it took far longer than those before
         # Steps whose batches must be of one shape: it was seen, or they may not be run twice to see it.
         self._uniform = {index for index, step in enumerate(settings.steps) if not step.isolate}
 
@@ -58,8 +62,15 @@ class Forecast:
         return self._costs.of(self.kind(item))
 
     def calls_per_hop(self) -> int:
-        """Return how many calls travel together, where they are made one by one."""
-        return policy.calls_per_hop(self._seconds_per_item)
+        """Return how many calls travel together, where they are made one by one.
+
+        As long as all went alone nothing tells how much of what they take is beginning: now and then two go.
+        """
+        work = self._work
+        if not work.known or self._surprised:
+            return policy.calls_per_hop(self._seconds_per_item)
+        calls = policy.calls_per_hop(self._seconds_per_item, work.beta)
+        return 2 if calls == 1 and work.samples % TRY_TWO == 0 else calls
 
     def ends(self, batch: Batch) -> float:
         """Return when a batch that runs is expected to end."""
@@ -70,9 +81,14 @@ class Forecast:
         if any(isinstance(outcome, Done) for outcome in outcomes):
             self._costs.of(batch.kind).observe(len(outcomes), now - batch.started, now)
         if self._one_by_one:
-            seen = batch.busy / len(batch.items)
-            before = seen if self._seconds_per_item is None else self._seconds_per_item
-            self._seconds_per_item = before + FOLLOWED * (seen - before)
+            self._follow(batch, now)
+
+    def _follow(self, batch: Batch, now: float) -> None:
+        size, seconds = len(batch.items), batch.busy
+        self._surprised = seconds > SURPRISING * self._work.of(size)
+        self._work.observe(size, seconds, now)
+        before = seconds / size if self._seconds_per_item is None else self._seconds_per_item
+        self._seconds_per_item = before + FOLLOWED * (seconds / size - before)
 
     def coming(self, running: Running) -> policy.Coming:
         """Return which items are expected to leave the stage next."""

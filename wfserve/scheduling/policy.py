@@ -106,15 +106,17 @@ def rerun_deadline(now: float, ahead: int, timeout: float, startup: float) -> fl
     return now + (ahead + 1) * (timeout + startup)
 
 
-def calls_per_hop(seconds: float | None) -> int:
+def calls_per_hop(seconds: float | None, further: float | None = None) -> int:
     """Return how many calls of `seconds` each go to a worker together, where it makes them one by one.
 
-    A hop costs as much as a few cheap calls, so they share it; what takes long goes alone, since the first
-    of a hop waits for the last. One that was never measured goes alone.
+    A hop costs as much as a few cheap calls, and a worker has to begin with each, so they share both; what
+    takes long goes alone, since the first of a hop waits for the last. One that was never measured goes
+    alone. `further` is what a call adds to a hop that is made anyway, if that is known.
     """
     if seconds is None:
         return 1
-    return max(1, min(MOST_CALLS, int(HOP_SECONDS / max(seconds, 1e-6))))
+    each = seconds if further is None else min(seconds, further)
+    return max(1, min(MOST_CALLS, int(HOP_SECONDS / max(each, 1e-6))))
 
 
 class Waiting(NamedTuple):
@@ -170,7 +172,7 @@ def _worthwhile(size: int, cost: Cost) -> int:
 
     Who comes first then need not wait until all have been computed.
     """
-    if not cost.known or cost.beta <= 0:
+    if not (cost.known and cost.apart and cost.beta > 0):
         return size
     enough = math.ceil(cost.alpha / (NEGLIGIBLE * cost.beta))
     return min(size, max(enough, size - size // 2))
