@@ -146,6 +146,10 @@ class DeadlineError(WfserveError):
         super().__init__(message)
 
 
+class TooLateError(ServiceUnavailableError):
+    """The answer would come after the request's deadline (503)."""
+
+
 class NoWorkerError(ServiceUnavailableError):
     """A node takes no more calls: its queue is full, or it may have no worker (503)."""
 

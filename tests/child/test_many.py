@@ -15,7 +15,7 @@ FAULT = Fault(503, "E", "no")
 
 def job(*rows):
     """A job of one row, or of several if they are lists."""
-    return Job("id", Headers(b"[]"), {"body": torch.tensor(rows, dtype=torch.float32), "other": 1})
+    return Job("id", Headers(b"[]"), {"body": torch.tensor(rows, dtype=torch.float32)})
 
 
 class Handle:
@@ -75,6 +75,26 @@ def test_more_than_a_batch_is_divided_evenly_where_it_may_be():
     assert torch.equal(torch.cat(division.parts), jobs[0].row["body"])
     assert answer.value.tolist() == [[16, 16], [18, 18]]
     assert handle.sizes == [2]
+
+
+def test_what_came_with_other_fields_is_not_divided_for_parts_would_lack_them():
+    rows = job(*[[n, n] for n in range(7)])
+    beside = rows._replace(row={**rows.row, "threshold": b"0.5"})
+    seen = []
+
+    def handle(jobs):
+        seen.extend(each.row["threshold"] for each in jobs)
+        return [Answer(each.row["body"], b"") for each in jobs]
+
+    (answer,) = many.call(handle, [beside], SPEC, Form.DIVISIBLE)
+    assert torch.equal(answer.value, rows.row["body"])
+    assert seen == [b"0.5"] * 7
+
+
+def test_an_input_has_no_more_parts_than_are_worth_their_hops():
+    (division,) = many.call(Handle(), [job(*[[0, 0]] * 1000)], SPEC, Form.DIVISIBLE)
+    assert len(division.parts) == many.MOST_PARTS
+    assert {len(part) for part in division.parts} == {15, 16}
 
 
 def test_a_function_gets_one_at_a_time_and_may_use_its_memory_again():

@@ -310,7 +310,8 @@ async def test_items_know_by_when_and_how_urgently(autojump_clock, serving, tran
         now = trio.current_time()
         await answer_of(route, Request(payload(transport, b"[]"), payload(transport, b"in"), now + 3, 7))
         await answer_of(route, Request(payload(transport, b"[]"), payload(transport, b"in")))
-    asked_for, default = (now + 3, urgency(now + 3, 7, asked_for=True)), (now + 8.0, (now // 1 + 8.0, -5))
+    asked_for = (now + 3, urgency(now + 3, 7, asked_for=True), now + 3)
+    default = (now + 8.0, (math.ceil(now + 8.0), -5), math.inf)
     assert seen == [asked_for, asked_for, default, default]
 
 
@@ -348,3 +349,34 @@ async def test_a_deadline_ends_a_walk_wherever_it_is(autojump_clock, serving, tr
         request = Request(payload(transport, b"[]"), payload(transport, b"in"), began + 3)
         assert await Call(route, "b", request).run() is None
         assert trio.current_time() == began + 3
+
+
+async def test_a_call_waits_in_line_like_any_request(autojump_clock, serving, transport):
+    async def slow(items):
+        await trio.sleep(1)
+        return [Done(item.inputs[0][1].share()) for item in items]
+
+    def request():
+        return Request(payload(transport, b"[]"), payload(transport, b"in"))
+
+    async with serving({"a": []}, {"a": slow}, timeout=30.0) as route:
+        route = route._replace(patience=patience(route.graph, route.stages, route.step))
+        ended = {}
+
+        async def called():
+            done = await Call(route, "a", request(), 60.0).run()
+            done.release()
+            ended["call"] = trio.current_time()
+
+        async def walked(number):
+            (await Walk(route, request()).run()).release()
+            ended[number] = trio.current_time()
+
+        async with trio.open_nursery() as nursery:
+            for number in range(4):
+                nursery.start_soon(walked, number)
+                await trio.testing.wait_all_tasks_blocked()
+                if number == 1:
+                    nursery.start_soon(called)
+                    await trio.testing.wait_all_tasks_blocked()
+        assert ended["call"] < ended[3]

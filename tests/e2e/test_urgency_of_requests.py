@@ -1,5 +1,8 @@
 """`X-Timeout-Ms` ends a request with 504 when it has passed, and leaves nothing; nonsense is a 400."""
 
+import socket
+import time
+
 from tests.e2e.test_api import error_of
 
 
@@ -18,3 +21,15 @@ def test_what_is_no_number(server):
     refused = server.predict("upper", b"x", headers={"X-Timeout-Ms": "soon"})
     assert error_of(refused)[0] == "BadRequestException"
     assert server.predict("upper", b"x", headers={"X-Priority": "9"}).content == b"X"
+
+
+def test_a_deadline_passes_while_the_body_still_comes(server):
+    host, _, port = server.url("inference", "").removeprefix("http://").rstrip("/").partition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as client:
+        began = time.monotonic()
+        client.sendall(
+            b"POST /wfpredict/upper HTTP/1.1\r\nHost: localhost\r\nContent-Length: 101\r\n"
+            b"X-Timeout-Ms: 300\r\n\r\nx"
+        )
+        assert client.recv(65536).startswith(b"HTTP/1.1 504")
+        assert time.monotonic() - began < 3

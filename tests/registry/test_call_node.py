@@ -6,10 +6,11 @@ import orjson
 import pytest
 import trio
 
+from tests.archives import chain, pack
 from tests.registries import registry, running
 from tests.support import payload, text
 from wfserve.dag.walk import Request
-from wfserve.errors import InternalError, ServiceUnavailableError
+from wfserve.errors import DeadlineError, InternalError, ServiceUnavailableError
 from wfserve.http.predictions import call_node
 
 
@@ -104,3 +105,16 @@ def _hanging_after(receive):
         return await receive()
 
     return first_then_nothing
+
+
+async def test_a_deadline_does_not_end_a_worker_that_may_still_work(config, store):
+    pack(store, "short", chain("obey", settings="timeout-ms: 500"))
+    async with registry(config) as opened:
+        workflow = await opened.register("short.war")
+        (replica,) = workflow.pools["obey"].statistics().replicas
+        request = request_of(opened, b"sleep 1.5")._replace(deadline=trio.current_time() + 0.3)
+        with pytest.raises(DeadlineError):
+            await workflow.call_node("obey", request, 60.0)
+        done = await workflow.call_node("obey", request_of(opened, b"still"), 60.0)
+        done.release()
+        assert [each.pid for each in workflow.pools["obey"].statistics().replicas] == [replica.pid]

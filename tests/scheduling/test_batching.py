@@ -187,7 +187,8 @@ def test_what_cannot_end_in_time_is_refused_on_good_and_fresh_grounds_only(end, 
 def test_deadlines_then_priorities_and_those_nobody_asked_for_are_equal_within_a_second():
     assert urgency(7.2, 5, asked_for=True) < urgency(7.3, 9, asked_for=True)
     assert urgency(7.2, 9, asked_for=False) < urgency(7.1, 5, asked_for=False)
-    assert urgency(7.9, 5, asked_for=False) < urgency(8.0, 9, asked_for=False)
+    assert urgency(8.0, 5, asked_for=False) < urgency(8.1, 9, asked_for=False)
+    assert urgency(7.9, 5, asked_for=True) < urgency(7.1, 9, asked_for=False)
     assert urgency(math.inf, 6, asked_for=False) < urgency(math.inf, 5, asked_for=False)
 
 

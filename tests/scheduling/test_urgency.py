@@ -5,7 +5,7 @@ import trio
 
 from tests.stages import kinds, sizes, slow
 from tests.support import text
-from wfserve.errors import InternalError, ServiceUnavailableError
+from wfserve.errors import InternalError, TooLateError
 from wfserve.scheduling.cost import ENOUGH
 from wfserve.scheduling.policy import Coming, urgency
 from wfserve.workers.base import Done, Failed, Terms
@@ -14,7 +14,7 @@ from wfserve.workers.fake import echo
 
 def by(deadline, priority=5):
     when = trio.current_time() + deadline
-    return Terms(when, urgency(when, priority, asked_for=True))
+    return Terms(when, urgency(when, priority, asked_for=True), when)
 
 
 async def steady(items):
@@ -57,7 +57,7 @@ async def test_what_cannot_end_in_time_is_refused_when_it_comes(autojump_clock, 
     bench = await run_bench(scenario, steady, batch_size=2, timeout=5.0)
     assert [kinds(bench)[name] for name in "xyz"] == [Done, Done, Done]  # 0.11, then 0.12 for both
     bench = await run_bench(scenario, steady, batch_size=1, timeout=5.0)
-    assert [kinds(bench)[name] for name in "xyz"] == [Done, Done, ServiceUnavailableError]
+    assert [kinds(bench)[name] for name in "xyz"] == [Done, Done, TooLateError]
     refusal = bench.outcomes["z"][1]
     assert refusal.retry_after == 1
     assert bench.stage.statistics().refused == 1
@@ -82,7 +82,7 @@ async def test_what_a_slower_batch_has_made_late_is_not_computed(autojump_clock,
 
     bench = await run_bench(scenario, work, batch_size=1, timeout=5.0)
     assert kinds(bench)["late"] is Failed
-    assert isinstance(bench.outcomes["late"][1].error, ServiceUnavailableError)
+    assert isinstance(bench.outcomes["late"][1].error, TooLateError)
     assert kinds(bench)["patient"] is Done
     assert sum(sizes(bench)) == len(bench.outcomes) - 1
 
@@ -106,7 +106,7 @@ async def test_one_slow_time_does_not_refuse_for_ever(autojump_clock, run_bench)
 
     bench = await run_bench(scenario, work, batch_size=1, timeout=5.0)
     made = [kind for name, kind in kinds(bench).items() if name.startswith("quick")]
-    assert made.count(ServiceUnavailableError) > 0
+    assert made.count(TooLateError) > 0
     assert made[-20:] == [Done] * 20
 
 
@@ -235,3 +235,46 @@ async def test_what_may_not_be_run_twice_is_kept_apart_from_the_start(autojump_c
     bench = await run_bench(scenario, stacking, isolate=False)
     assert set(kinds(bench).values()) == {Done}
     assert sorted(sizes(bench)) == [1, 2]
+
+
+async def test_what_is_held_back_when_a_batch_ends_goes_when_it_has_waited_enough(autojump_clock, run_bench):
+    class Source:
+        expected = Coming()
+
+        def coming(self, now):
+            return self.expected
+
+    async def scenario(bench):
+        await learn(bench)
+        source = Source()
+        bench.stage.sources = (source,)
+        bench.attempt("runs")
+        await trio.testing.wait_all_tasks_blocked()
+        source.expected = Coming(7, trio.current_time() + 0.13)  # and never comes
+        bench.attempt("held")
+        began = trio.current_time() - bench.opened
+        await trio.sleep(3)
+        assert bench.outcomes["held"][0] - began < 0.11 + 0.1 + 0.11
+
+    await run_bench(scenario, steady, timeout=5.0, batch_delay=0.15, batch_size=4)
+
+
+async def test_raw_bodies_of_several_lengths_are_told_apart_too(autojump_clock, run_bench):
+    async def picky(items):
+        await trio.lowlevel.checkpoint()
+        if len({len(text(item.inputs[0][1])) for item in items}) > 1:
+            return [Failed(InternalError("ragged")) for _ in items]
+        return echo(items)
+
+    async def scenario(bench):
+        for name in ("aa", "bb", "c", "d"):
+            bench.attempt(name)
+        await trio.sleep(1)
+        for name in ("ee", "f", "gg", "h"):
+            bench.attempt(name)
+
+    bench = await run_bench(scenario, picky)
+    assert set(kinds(bench).values()) == {Done}
+    assert sizes(bench) == [4, 2, 2, 2, 2]
+    bench = await run_bench(scenario, picky, isolate=False)
+    assert sizes(bench) == [2, 2, 2, 2]

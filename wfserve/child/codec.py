@@ -111,6 +111,14 @@ def encode_leaf(value: Any, inputs: Inputs) -> Encoded:
         raise NodeError(f"{UNSUPPORTED} {problem}") from None
 
 
+def as_it_leaves(value: Any) -> Any:
+    """Return what a client that reads JSON sees of a value. Raises `NodeError` if it cannot be written so."""
+    try:
+        return orjson.loads(_json(value))
+    except (TypeError, ValueError, RuntimeError) as problem:
+        raise NodeError(f"{UNSUPPORTED} {problem}") from None
+
+
 def encode_accepted(answer: Answer, headers: Headers, inputs: Inputs) -> tuple[Encoded, bytes]:
     """Encode what leaves as the client accepts it; with what is said of the response, which names the type.
 

@@ -126,7 +126,7 @@ class Inputs:
         """Return the tensor whose rows these are, all of them and in order; None if there is none."""
         for base, rows in self._bases:
             if len(rows) == len(tensors) and all(map(is_, rows, tensors)):
-                return base.view(base.shape)
+                return base.view(base.shape) if _are_as_made(base, rows) else None
         return None
 
     def _watch(self, descriptor: Descriptor, view: memoryview) -> None:
@@ -167,6 +167,14 @@ class Inputs:
         self._settled = True
         self._bases.clear()
         return [watched for watched in self._watched if watched.alive()]
+
+
+def _are_as_made(base: torch.Tensor, rows: Sequence[torch.Tensor]) -> bool:
+    """Whether nobody has given rows of `base` another shape or other memory since."""
+    shape, size = base.shape[1:], base.nbytes // len(rows)
+    first = base.data_ptr()
+    starts = [row.data_ptr() for row in rows]
+    return starts == list(range(first, first + base.nbytes, size)) and all(r.shape == shape for r in rows)
 
 
 def _start(watched: Watched) -> int:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from wfserve.child import device
 from wfserve.child.fault import load_failure_of
 from wfserve.child.inputs import Inputs, kept_once
-from wfserve.child.memory import keep_freed
+from wfserve.child.memory import Peaks, keep_freed
 from wfserve.child.node import Calls, Node
 from wfserve.child.results import Extents, Stopped, write_reply
 from wfserve.child.surroundings import settle
@@ -96,6 +96,7 @@ class Worker:
         self._link = link
         self._scratch = scratch
         self._kept: list[Watched] = []
+        self._peaks = Peaks()
 
     def answer(self, message: Message) -> None:
         """Answer one CALL."""
@@ -110,6 +111,7 @@ class Worker:
         self._link.send(Message(MessageKind.DONE, message.tag, place))
         self._release()
         self._kept += kept
+        self._peaks.settle()
 
     def _release(self) -> None:
         """Give back inputs of earlier batches that nothing looks at any more."""

@@ -6,7 +6,7 @@ A worker that may share the work with others divides what is more than a batch, 
 from __future__ import annotations
 
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from wfserve.child.context import Job
     from wfserve.child.spec import WorkerSpec
+
+
+MOST_PARTS: Final = 64  # of one input: what has more rows has larger parts, of several batches each
 
 
 class Division(NamedTuple):
@@ -42,8 +45,8 @@ def call(
     for index, (job, several) in enumerate(zip(jobs, rows, strict=True)):
         if several is None:
             groups.append([job])
-        elif form is Form.DIVISIBLE and len(several) > most:
-            found[index] = Division(torch.tensor_split(several, -(-len(several) // most)))
+        elif form is Form.DIVISIBLE and len(several) > most and len(job.row) == 1:
+            found[index] = Division(torch.tensor_split(several, min(-(-len(several) // most), MOST_PARTS)))
             groups.append([])
         else:
             groups.append([job._replace(row={**job.row, "body": row}) for row in several])

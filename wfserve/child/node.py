@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
+    from wfserve.child.codec import Encoded
     from wfserve.child.context import Job
     from wfserve.child.envelope import Together
     from wfserve.child.handler import Answer
@@ -130,7 +131,7 @@ class Node:
             if len(answer.response) > MAX_RESPONSE_BYTES:
                 raise NodeError(f"The response headers are limited to {MAX_RESPONSE_BYTES} bytes.")
             if form is Form.PART:
-                return self._encode_staying(tuple(answer), inputs), b""
+                return self._encode_part(answer, inputs), b""
             if self.spec.data_format == "native" and (job.direct or self.spec.only_leaf):
                 return codec.encode_accepted(answer, job.headers, inputs)
             encode = self._encode_leaving if job.direct or self.spec.leaf else self._encode_staying
@@ -139,3 +140,15 @@ class Node:
             text = traceback.format_exc()
             log.error("%s cannot send the result of %s\n%s", self.spec.name, job.request_id, text)
             return sending_fault_of(error)
+
+    def _encode_part(self, answer: Answer, inputs: Inputs) -> Encoded:
+        """Encode the results of some rows for the worker that puts all together.
+
+        Where they can only leave, it is as the values that they leave as.
+        """
+        try:
+            return self._encode_staying(tuple(answer), inputs)
+        except NodeError:
+            if not self.spec.leaf:
+                raise
+            return self._encode_staying((codec.as_it_leaves(answer.value), answer.response), inputs)

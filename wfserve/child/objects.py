@@ -35,7 +35,7 @@ def tensor_of(buffer: Any, dtype: str, shape: Sequence[int]) -> torch.Tensor:
 
 
 def is_plain(tensor: torch.Tensor) -> bool:
-    """Say whether dtype, shape and elements are all there is: not sparse, nested, quantized, or a subclass."""
+    """Say whether dtype, shape and elements are all there is: not sparse, nested, quantized, a subclass."""
     return (
         type(tensor) in (torch.Tensor, torch.nn.Parameter)
         and tensor.layout is torch.strided

@@ -23,6 +23,7 @@ from wfserve.errors import (
     OutOfMemoryError,
     PredictionError,
     ServiceUnavailableError,
+    TooLateError,
     WfserveError,
     WorkerDiedError,
 )
@@ -81,7 +82,7 @@ class Request(NamedTuple):
         """Return by when it is to be answered: as the client says, or within `patience` seconds."""
         asked_for = self.deadline < math.inf
         deadline = self.deadline if asked_for else trio.current_time() + patience
-        return Terms(deadline, urgency(deadline, self.priority, asked_for=asked_for))
+        return Terms(deadline, urgency(deadline, self.priority, asked_for=asked_for), self.deadline)
 
     def release(self) -> None:
         """Give both payloads up."""
@@ -142,11 +143,13 @@ class Call:
         request = self._request
         item = Item(self._identity or new_uuid(), request.headers, ((0, request.body),), direct=True)
         item.first = item.last = self.route.step(self._node)
-        item.terms = request.terms(math.inf)
+        item.terms = request.terms(self.route.patience)._replace(deadline=request.deadline)
         outcome = None
         try:
             with self._scope:
                 outcome = await self.route.stages[self._node].attempt(item, timeout=self._timeout)
+        except TooLateError:
+            raise
         except ServiceUnavailableError as refusal:
             raise NoWorkerError(refusal.message, retry_after=refusal.retry_after) from refusal
         finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -17,7 +18,7 @@ import orjson
 import trio
 
 from wfserve.dag.walk import Request
-from wfserve.errors import InternalError, NotFoundError, WfserveError
+from wfserve.errors import DeadlineError, InternalError, NotFoundError, WfserveError
 from wfserve.http.body import Gone, read_body
 from wfserve.http.exchange import GONE
 from wfserve.http.respond import as_wfserve_error, request_id, send_error, send_whole
@@ -106,9 +107,25 @@ async def receive_request(
 
     Its body is received into what `lender` lends, by default the arena.
 
-    Raises as `read_body` and `asked_for` do. Whoever receives it owns its payloads.
+    Raises as `read_body` and `asked_for` do, and `DeadlineError` when the client's own passes meanwhile.
+    Whoever receives it owns its payloads.
     """
     terms = asked_for(scope["headers"])
+    if terms[0] < math.inf:
+        with trio.CancelScope(deadline=terms[0]):
+            return await _received(registry, scope, receive, added, lender, terms)
+        raise DeadlineError
+    return await _received(registry, scope, receive, added, lender, terms)
+
+
+async def _received(
+    registry: Registry,
+    scope: Scope,
+    receive: Receive,
+    added: Sequence[tuple[str, str]],
+    lender: Lender | None,
+    terms: tuple[float, int],
+) -> Request:
     body = await read_body(scope, receive, lender or registry.arena, registry.config.max_request_size)
     try:
         pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]

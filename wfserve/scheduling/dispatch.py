@@ -21,7 +21,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from wfserve.errors import InternalError, NoWorkerError, ServiceUnavailableError, WorkerDiedError
+from wfserve.errors import (
+    InternalError,
+    NoWorkerError,
+    ServiceUnavailableError,
+    TooLateError,
+    WorkerDiedError,
+)
 from wfserve.scheduling import policy
 from wfserve.scheduling.forecast import Forecast
 from wfserve.scheduling.parts import in_parts
@@ -91,13 +97,13 @@ class Stage:
         if not self.settings.max_workers:
             counts.refused += 1
             raise self._no_worker()
-        if self.queue.full and not item.alone:
+        if self.queue.full and not item.alone and item.form < Form.PART:
             counts.refused += 1
             raise ServiceUnavailableError(
                 f"The queue of {self.settings.name} is full, {self.queue.limit} requests wait.", retry_after=1
             )
         now = trio.current_time()
-        if not item.alone and self._is_late(item, now):
+        if not (item.alone or retry) and self._is_late(item, now):
             counts.refused += 1
             raise self._too_late()
         counts.attempts += 1
@@ -148,15 +154,15 @@ class Stage:
     def _is_late(self, item: Item, now: float) -> bool:
         """Whether an item that arrives now is expected to end after its deadline."""
         deadline, cost = item.terms.deadline, self._forecast.cost(item)
-        if deadline == math.inf or not cost.known:
+        if deadline == math.inf or not cost.known or item.form >= Form.PART:  # those were admitted as a whole
             return False
         free = now if self.pool.idle else min(map(self._forecast.ends, self._running), default=now)
         ahead, limit = self.queue.ahead_of(item), self._largest_batch()
         end = policy.expected_end(ahead, free, cost, now, workers=self._wanted, limit=limit)
         return policy.refused(end, deadline, cost, now)
 
-    def _too_late(self) -> ServiceUnavailableError:
-        return ServiceUnavailableError(
+    def _too_late(self) -> TooLateError:
+        return TooLateError(
             f"{self.settings.name} is too busy to answer before the request's deadline.", retry_after=1
         )
 
@@ -165,7 +171,9 @@ class Stage:
         while (outcome := await ticket.settled()) is None:
             batch, now = ticket.batch, trio.current_time()
             if batch is None:
-                return None
+                if now >= ticket.until:
+                    return None
+                continue  # it was due when it ran, and waits to be run again
             seen = None if ticket.item.last == ticket.item.first else self.pool.whereabouts(batch)
             step, since, until = self._timing.under_way(ticket, batch, seen, now)
             if now < until:
@@ -207,12 +215,12 @@ class Stage:
         return [b for b, tickets in self._running.items() if not any(tickets) and b not in self._stopped]
 
     def _next_overrun(self) -> float:
-        return min((self._timing.longest(batch) for batch in self._deserted()), default=math.inf)
+        return min((batch.until for batch in self._deserted()), default=math.inf)
 
     def _stop_overrun(self) -> None:
         now = trio.current_time()
         for batch in self._deserted():
-            if now >= self._timing.longest(batch):
+            if now >= batch.until:
                 self._stopped.add(batch)
                 self.pool.stop(batch)
 
@@ -254,7 +262,7 @@ class Stage:
         now, limit = trio.current_time(), self._largest_batch()
         while tickets := self.queue.look(limit, self._forecast.alike):
             cost = self._forecast.cost(tickets[0].item)
-            earliest = min([ticket.item.terms.deadline for ticket in tickets])
+            earliest = min([ticket.item.terms.asked for ticket in tickets])
             if policy.refused(now + cost.of(1), earliest, cost, now):
                 self._refuse_late(tickets, now + cost.of(1))
                 continue
@@ -263,12 +271,13 @@ class Stage:
             waiting = policy.Waiting(len(tickets), min([ticket.arrived for ticket in tickets]), earliest)
             coming, delay = self._next_coming(now), self.settings.batch_delay
             size, self._hold = policy.next_batch(waiting, coming, cost, now, limit=limit, delay=delay)
+            self._alarm.deadline = min(self._alarm.deadline, self._hold)
             self.queue.take_out(tickets[:size])
             return tickets[:size]
         return []
 
     def _refuse_late(self, tickets: Sequence[Ticket], end: float) -> None:
-        late = [ticket for ticket in tickets if ticket.item.terms.deadline < end]
+        late = [ticket for ticket in tickets if ticket.item.terms.asked < end]
         self.queue.take_out(late)
         for ticket in late:
             self._tallies[ticket.item.first].counts.refused += 1
@@ -297,6 +306,7 @@ class Stage:
                 ticket.settle(Failed(refusal))
             return
         batch.kind = self._forecast.kind(tickets[0].item)
+        batch.until = max([self._timing.longest(ticket, batch.started) for ticket in tickets])
         self._running[batch] = list(tickets)
         count_start(self._tallies[tickets[0].item.first], batch, tickets)
         for ticket in tickets:

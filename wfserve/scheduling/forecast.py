@@ -9,7 +9,7 @@ from wfserve.scheduling.cost import Cost, Costs
 from wfserve.workers.base import Done
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from wfserve.scheduling.queue import Ticket
     from wfserve.scheduling.settings import StageSettings
@@ -55,7 +55,9 @@ class Forecast:
 
     def alike(self, item: Item) -> object:
         """Return what is equal for items that may go together."""
-        return (item.route, item.shapes) if item.first in self._uniform else item.route
+        if self._uniform.isdisjoint(range(item.first, item.last + 1)):
+            return item.route
+        return item.route, item.likeness
 
     def cost(self, item: Item) -> Cost:
         """Return what batches take that are of such items."""
@@ -101,16 +103,16 @@ class Forecast:
 
     def parts(self, failed: list[Ticket]) -> list[list[Ticket]]:
         """Return the parts that a failed batch is run again in: by shape, or halves where all have one."""
-        by_shape: dict[object, list[Ticket]] = {}
-        for ticket in failed:
-            by_shape.setdefault(ticket.item.shapes, []).append(ticket)
-        if len(by_shape) < 2:
-            half, _ = policy.split(len(failed))
-            return [failed[:half], failed[half:]]
+        groups = _grouped(failed, lambda item: item.shapes)
+        if len(groups) < 2:  # what clients sent has a length only, and of JSON each its own
+            groups = _grouped(failed, lambda item: item.likeness)
+            if not 2 <= len(groups) <= len(failed) / 2:
+                half, _ = policy.split(len(failed))
+                return [failed[:half], failed[half:]]
         trial = Trial(failed[0].item.first, len(failed))
         for ticket in failed:
             ticket.trial = trial
-        return list(by_shape.values())
+        return groups
 
     def conclude(self, ticket: Ticket | None, outcome: Report) -> None:
         """Learn from a trial by shapes: where each does well that failed with others, they are kept apart."""
@@ -119,3 +121,10 @@ class Forecast:
         trial, ticket.trial = ticket.trial, None
         if trial.ended(well=isinstance(outcome, Done)):
             self._uniform.add(trial.step)
+
+
+def _grouped(tickets: list[Ticket], key: Callable[[Item], object]) -> list[list[Ticket]]:
+    groups: dict[object, list[Ticket]] = {}
+    for ticket in tickets:
+        groups.setdefault(key(ticket.item), []).append(ticket)
+    return list(groups.values())

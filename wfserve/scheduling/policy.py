@@ -206,10 +206,10 @@ def urgency(deadline: float, priority: int, *, asked_for: bool) -> tuple[float, 
     """Return what waiting items are ordered by, the least first: deadlines, then priorities.
 
     Deadlines that no client has `asked_for` differ by when the requests came, and say no more than that: they
-    are equals if they lie in the same second.
+    are equals if they lie in the same second, and come behind those in it that were asked for.
     """
     if not asked_for and deadline < math.inf:
-        deadline = math.floor(deadline / EQUALS_SECONDS) * EQUALS_SECONDS
+        deadline = math.ceil(deadline / EQUALS_SECONDS) * EQUALS_SECONDS
     return deadline, -priority
 
 

@@ -59,7 +59,7 @@ class Timing:
         since = now - seen.seconds
         return seen.step, since, since + self._timeouts[seen.step]
 
-    def longest(self, batch: Batch) -> float:
-        """Return when a batch has taken as long as its steps may together."""
-        first, last, *_ = batch.items[0].route
-        return batch.started + sum(self._timeouts[first : last + 1])
+    def longest(self, ticket: Ticket, started: float) -> float:
+        """Return when a batch that has `started` has taken as long as all steps may together."""
+        first = ticket.item.first
+        return started + self.of(ticket, first) + sum(self.behind(ticket, first))

@@ -42,6 +42,7 @@ class Kind(enum.IntEnum):
     OBJECT = 5  # a pickle (protocol 5) with its buffers out of band, see `object_layout`
 
 
+_SHAPED: Final = frozenset((Kind.BYTES, Kind.TENSOR))
 _KINDS: Final = frozenset(kind.value for kind in Kind)
 
 _CODES: Final = {name: code for code, name in enumerate(DTYPES, start=1)}
@@ -100,6 +101,14 @@ def _parsed(data: bytes) -> Header:
 def shape_key(header: bytes) -> bytes:
     """Return what is equal for tensors of equal dtype and shape, and the same for all that are no tensors."""
     return header if header[1] == Kind.TENSOR else b""
+
+
+def likeness_key(header: bytes) -> bytes:
+    """Return what is equal for tensors of equal dtype and shape, and for bytes of equal length.
+
+    What a client sent may hold tensors, of which its length is all that is known here.
+    """
+    return header if header[1] in _SHAPED else b""
 
 
 def _problem(kind: Kind, length: int, dtype: str, shape: Sequence[int]) -> str:

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from wfserve.errors import WfserveError
-from wfserve.transport.frame import shape_key
+from wfserve.transport.frame import likeness_key, shape_key
 from wfserve.transport.message import Form as Form
 
 if TYPE_CHECKING:
@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 class Terms(NamedTuple):
     """By when a request is to be answered (trio clock), and what its items are ordered by where they wait."""
 
-    deadline: float = math.inf
+    deadline: float = math.inf  # after which nobody would wait
     order: tuple[float, int] = (math.inf, 0)  # `scheduling.policy.urgency`: the least goes first
+    asked: float = math.inf  # the deadline, if the client has asked for it
 
 
 NO_TERMS = Terms()
@@ -85,6 +86,11 @@ class Item:
     def shapes(self) -> tuple[bytes, ...]:
         """Return something that is equal for items whose tensors have equal types and shapes."""
         return tuple([shape_key(payload.header) for _, payload in self.inputs])
+
+    @property
+    def likeness(self) -> tuple[bytes, ...]:
+        """Return something that differs for items that may not fit into one tensor, as far as is known."""
+        return tuple([likeness_key(payload.header) for _, payload in self.inputs])
 
     def advance(self, step: int, reached: Payload) -> None:
         """Begin with `step` from now on, whose input is `reached`, which the item owns now."""
@@ -161,6 +167,7 @@ class Batch:
     started: float  # trio clock, seconds
     replica: object = field(default=None, repr=False)
     kind: object = None  # the listener's: what it learns from batches by
+    until: float = math.inf  # the listener's: when it has taken as long as it may
     ran: Sequence[Ran] = ()  # a step each from the first on, once it is done
     lost_at: int = 0  # step, once it is lost
     reached: dict[int, Payload] = field(default_factory=dict)  # inputs of that step by item; the listener's
