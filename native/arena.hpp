@@ -75,6 +75,7 @@ class Arena {
 
     std::byte* data(std::uint64_t offset) const { return segment_.mapping.data() + offset; }
     int fd() const { return segment_.fd.get(); }
+    std::uint64_t free_bytes() const { return limit_ - loaned_; }
     ArenaStatistics statistics() const { return {slots_, loaned_, limit_, segment_.resident(), high_water_}; }
 
   private:

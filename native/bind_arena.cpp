@@ -3,6 +3,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/tuple.h>
 
+#include <cstring>
 #include <new>
 #include <optional>
 #include <stdexcept>
@@ -76,10 +77,14 @@ class Loan : public Handle {
     using Handle::Handle;
 };
 
+void check_header(const nb::bytes& header) {
+    if (header.size() != sizeof(FrameHeader)) throw std::invalid_argument("A frame header has 96 bytes");
+}
+
 // One more handle on the slot, for a part of what `self` is a handle on.
 template <class Kind>
 Payload publish(const Kind& self, nb::bytes header, nb::int_ offset, nb::int_ length) {
-    if (header.size() != sizeof(FrameHeader)) throw std::invalid_argument("A frame header has 96 bytes");
+    check_header(header);
     const Extent& whole = self.extent();
     const Extent part = checked_part(std::move(offset), std::move(length), whole.length);
     return Payload(self.hold(), self.segment(), {whole.offset + part.offset, part.length}, std::move(header));
@@ -96,9 +101,19 @@ class NumberedArena {
         if (!extent) return std::nullopt;
         return Loan(Hold(arena_, extent->offset), segment_, *extent);
     }
+    // What a loan, a view of it, a copy and its publication do, in one call.
+    std::optional<Payload> publish(nb::bytes header, const Buffer& data) {
+        check_header(header);
+        std::optional<Loan> lent = loan(data.size());
+        if (!lent) return std::nullopt;
+        const std::uint64_t offset = lent->extent().offset;
+        if (data.size() > 0) std::memcpy(lent->hold().data(offset), data.data(), data.size());
+        return Payload(lent->hold(), segment_, {offset, data.size()}, std::move(header));
+    }
     void trim() { arena_->trim(); }
     void close() { arena_->close(); }
     int fd() const { return arena_->fd(); }
+    std::uint64_t free_bytes() const { return arena_->free_bytes(); }
     auto statistics() const {
         const ArenaStatistics now = arena_->statistics();
         return std::make_tuple(now.slots, now.loaned_bytes, now.limit_bytes, now.resident_bytes,
@@ -207,10 +222,19 @@ void bind_arena(nb::module_& module) {
              "Reserve address space; memory is taken as it is touched. Raises `OSError` if that is refused.")
         .def("loan", &NumberedArena::loan, nb::arg("nbytes"),
              "Return a slot of at least `nbytes`, or None if the limit would be exceeded.")
+        .def(
+            "publish",
+            [](NumberedArena& self, nb::bytes header, nb::handle data) {
+                return self.publish(std::move(header), Buffer(data, PyBUF_SIMPLE));
+            },
+            nb::arg("header"), nb::arg("data"),
+            nb::sig("def publish(self, header: bytes, data: bytes | bytearray) -> Payload | None"),
+            "Return a copy of `data` as a payload, or None if the limit would be exceeded.")
         .def("trim", &NumberedArena::trim, "Give the pages of free slots back to the system.")
         .def("close", &NumberedArena::close, "Lend no more; the segment goes with its last slot.")
         .def("statistics", &NumberedArena::statistics,
              "Return slots held and loaned, limit, resident and high-water bytes.")
+        .def_prop_ro("free_bytes", &NumberedArena::free_bytes, "Bytes below the limit that are not lent.")
         .def_prop_ro("fd", &NumberedArena::fd, "The memfd, -1 once the segment is gone.");
     nb::class_<View>(module, "View", nb::type_slots(view_slots), nb::is_weak_referenceable(), nb::is_final(),
                      "What a mapped part's memoryviews look at (their `obj`).");

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <stdexcept>
-#include <utility>
 #include <vector>
 
 #include "bindings.hpp"
@@ -12,23 +11,6 @@
 namespace wfserve {
 
 namespace {
-
-// The bytes of a Python object, held until it goes.
-class Buffer {
-  public:
-    Buffer(nb::handle exporter, int flags) {
-        if (PyObject_GetBuffer(exporter.ptr(), &view_, flags) != 0) nb::raise_python_error();
-    }
-    Buffer(Buffer&& other) noexcept : view_(std::exchange(other.view_, Py_buffer{})) {}
-    Buffer& operator=(Buffer&&) = delete;
-    ~Buffer() { PyBuffer_Release(&view_); }
-
-    std::byte* data() const { return static_cast<std::byte*>(view_.buf); }
-    std::size_t size() const { return static_cast<std::size_t>(view_.len); }
-
-  private:
-    Py_buffer view_{};
-};
 
 std::vector<Buffer> buffers_of(const nb::sequence& exporters) {
     std::vector<Buffer> buffers;

@@ -1,15 +1,34 @@
-// Python's named tuples are made here, and nowhere else in native code.
+// Python's named tuples are made, and its buffers held, here and nowhere else in native code.
 #pragma once
 
 #include <nanobind/nanobind.h>
 
+#include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "ring.hpp"
 
 namespace wfserve {
 
 namespace nb = nanobind;
+
+// The bytes of a Python object, held until it goes.
+class Buffer {
+  public:
+    Buffer(nb::handle exporter, int flags) {
+        if (PyObject_GetBuffer(exporter.ptr(), &view_, flags) != 0) nb::raise_python_error();
+    }
+    Buffer(Buffer&& other) noexcept : view_(std::exchange(other.view_, Py_buffer{})) {}
+    Buffer& operator=(Buffer&&) = delete;
+    ~Buffer() { PyBuffer_Release(&view_); }
+
+    std::byte* data() const { return static_cast<std::byte*>(view_.buf); }
+    std::size_t size() const { return static_cast<std::size_t>(view_.len); }
+
+  private:
+    Py_buffer view_{};
+};
 
 // Import what `wfserve.transport.base` defines; called once, when the module is initialized.
 void import_contract();

@@ -59,6 +59,9 @@ class Arena:
     def loan(self, nbytes: int) -> Loan | None:
         """Return a slot of at least `nbytes`, or None if the limit would be exceeded."""
 
+    def publish(self, header: bytes, data: bytes | bytearray) -> Payload | None:
+        """Return a copy of `data` as a payload, or None if the limit would be exceeded."""
+
     def trim(self) -> None:
         """Give the pages of free slots back to the system."""
 
@@ -67,6 +70,10 @@ class Arena:
 
     def statistics(self) -> tuple[int, int, int, int, int]:
         """Return slots held and loaned, limit, resident and high-water bytes."""
+
+    @property
+    def free_bytes(self) -> int:
+        """Bytes below the limit that are not lent."""
 
     @property
     def fd(self) -> int:

@@ -59,6 +59,19 @@ def dags(draw):
     return edges
 
 
+def test_a_chain_completes_as_its_nodes_do_one_after_the_other():
+    graph = Graph.from_edges({"a": ["b", "x"], "b": ["c"], "c": ["d"], "x": ["d"]})
+    progress = Progress(graph)
+    assert progress.complete("a") == (("b", "x"), ())
+    assert progress.complete_chain(("b", "c")) == ((), ())
+    assert progress.complete("x") == (("d",), ("a",))
+    assert progress.complete("d") == ((), ("x", "c"))
+    assert progress.pending == 0
+    whole = Progress(Graph.from_edges({"a": ["b"], "b": ["c"]}))
+    assert whole.complete_chain(("a", "b", "c")) == ((), ())
+    assert whole.pending == 0
+
+
 @given(dags(), st.randoms())
 def test_progress_visits_every_node_once_after_its_parents(dag, random):
     graph = Graph.from_edges(dag)

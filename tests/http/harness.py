@@ -51,6 +51,17 @@ class App:
         else:
             await answer(send, bytes(view))
 
+    async def known(self, scope, receive, send):
+        """Answer how many requests have had this head."""
+        seen = scope["extensions"]["wfserve.known"]
+        seen[App] = seen.get(App, 0) + 1
+        await answer(send, b"%d" % seen[App])
+
+    async def arrived(self, scope, receive, send):
+        """Answer with the body if it has come with the head."""
+        body = scope["extensions"]["wfserve.body_into"]["arrived"]()
+        await (self.direct(scope, receive, send) if body is None else answer(send, b"whole " + body))
+
     async def hasty(self, scope, receive, send):
         """Read for a second, then answer with what is there."""
         view = bytearray(10)

@@ -1,12 +1,15 @@
 """What is sent byte for byte decides what is answered, however the network cuts it."""
 
 import json
+import os
 import socket
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from tests.http.harness import App, answer, responses, serving, without_changing
+from wfserve.http.head import SHORT
 from wfserve.http.refusal import OwnAnswers
 
 G = b"GET /echo HTTP/1.1\r\nHost: x\r\n"
@@ -260,7 +263,31 @@ async def test_the_scope(autojump_clock):
         "server": ("127.0.0.1", port),
     }
     assert {key: scope[key] for key in expected} == expected
-    assert list(scope["extensions"]) == ["wfserve.gone"]  # a body would add another
+    assert list(scope["extensions"]) == ["wfserve.gone", "wfserve.known"]  # a body would add another
+
+
+async def test_what_is_known_of_a_head_is_known_of_its_like_alone(autojump_clock):
+    name = os.urandom(8).hex().encode()  # heads are remembered beyond a server
+    head = b"GET /known HTTP/1.1\r\nHost: x\r\nX-A: %b\r\n\r\n" % name
+    long = head[:-2] + b"X-Long: %b\r\n\r\n" % bytes(b"y" * SHORT)
+    async with serving() as server:
+        received, _ = await server.talk(head + head + head.replace(b"X-A", b"X-B") + long + long + head)
+        again, _ = await server.talk(head)
+    assert [body for *_, body in responses(received + again)] == [b"1", b"2", b"1", b"1", b"1", b"3", b"4"]
+
+
+async def test_a_body_is_handed_over_whole_only_if_it_has_arrived(autojump_clock):
+    head = b"POST /arrived HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n"
+    async with serving() as server:
+        received, _ = await server.talk(head + b"abc" + head + b"def")
+        with await server.connect() as client:
+            await client.send(head + b"gh")
+            await wait_all_tasks_blocked()
+            await client.send(b"i")
+            client.shutdown(socket.SHUT_WR)
+            late = await client.recv(65536)
+    bodies = [body for *_, body in responses(received + late)]
+    assert bodies == [b"whole abc", b"whole def", b"ghi"]
 
 
 async def test_an_absolute_target_overrules_the_host(autojump_clock):

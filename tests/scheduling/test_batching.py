@@ -1,5 +1,6 @@
 """What a batch costs is learned; when one goes, with what, and what is refused follows from that alone."""
 
+import itertools
 import math
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from wfserve.scheduling.arrivals import Arrivals
 from wfserve.scheduling.cost import ENOUGH, MOST_SHAPES, Cost, Costs
+from wfserve.scheduling.forecast import Forecast
 from wfserve.scheduling.policy import (
     LATENESS,
     NEGLIGIBLE,
@@ -20,6 +22,8 @@ from wfserve.scheduling.policy import (
     refused,
     urgency,
 )
+from wfserve.scheduling.settings import StageSettings
+from wfserve.workers.base import Batch, Done, Item
 
 seconds = st.floats(1e-4, 10)
 NOTHING = Coming()
@@ -168,6 +172,26 @@ def test_the_expected_end_counts_whole_batches_of_all_workers_and_the_last_as_fu
     assert expected_end(2, 12.0, cost, 10.0, workers=1, limit=4) == pytest.approx(12 + 2.5)
     assert expected_end(9, 12.0, cost, 10.0, workers=2, limit=4) == pytest.approx(12 + 3 + 2)
     assert expected_end(9, 12.0, cost, 10.0, workers=0, limit=4) == pytest.approx(12 + 6 + 2)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0, 0.1)), min_size=1, max_size=4),
+    st.integers(0, 200),
+    st.integers(1, 64),
+    st.integers(1, 64),
+    st.integers(0, 4),
+)
+def test_nothing_is_expected_to_end_later_than_the_longest_that_it_may_take(lines, ahead, size, run, workers):
+    forecast, costs = Forecast(StageSettings("w", batch_size=64)), []
+    for alpha, beta in lines:
+        for number in range(ENOUGH):
+            batch = Batch([Item("", None, ())] * (1 + number % 5), 0.0, kind=(alpha, beta))
+            done = [Done(None)] * len(batch.items)
+            forecast.learn(batch, done, alpha + beta * len(done))
+        costs.append(forecast._costs.of((alpha, beta)))
+    for cost, running in itertools.product(costs, repeat=2):
+        end = expected_end(ahead, running.of(run), cost, 0.0, workers=workers, limit=size)
+        assert end <= forecast.longest(ahead) * (1 + 1e-9)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import threading
 import weakref
@@ -81,6 +82,12 @@ class Rows:
         slabs.rest()
         assert isinstance(row, Row)
         return row
+
+    def publish(self, header: bytes, data: bytes | bytearray) -> Payload:
+        slabs = Slabs(self._arena, batch_size=1, declared=len(data))
+        payload = slabs.publish(header, data)
+        slabs.rest()
+        return payload
 
 
 @pytest.fixture(params=[lambda arena: arena, Rows], ids=["slots", "rows"])
@@ -164,6 +171,35 @@ class TestArena:
         assert bytes(view) == b"still here"
         del view
         assert transport.arena.statistics().slots == 0
+
+
+class TestPublishing:
+    @pytest.mark.parametrize("data", [b"", b"abc", bytearray(b"x" * 5000)])
+    def test_what_is_published_at_once_is_a_copy(self, lender: Lender, data: bytes | bytearray) -> None:
+        header, expected = pack_header(Kind.BYTES, len(data)), bytes(data)
+        payload = lender.publish(header, data)
+        if isinstance(data, bytearray):
+            data[:] = bytes(len(data))
+        assert bytes(payload.borrow()) == expected
+        assert (payload.header, payload.nbytes) == (header, len(expected))
+        payload.release()
+
+    def test_beyond_the_limit_it_is_the_503_of_a_loan(self, transport: Transport) -> None:
+        before = transport.arena.free_bytes
+        with pytest.raises(ServiceUnavailableError):
+            transport.arena.publish(pack_header(Kind.BYTES, LIMIT + 1), bytes(LIMIT + 1))
+        assert transport.arena.free_bytes == before == LIMIT
+
+    def test_a_broken_header_takes_nothing(self, lender: Lender, transport: Transport) -> None:
+        with pytest.raises(ValueError, match="96 bytes"):
+            lender.publish(b"", b"abc")
+        gc.collect()
+        assert transport.arena.statistics().slots == 0
+
+    def test_what_is_lent_is_not_free(self, transport: Transport) -> None:
+        loan = transport.arena.loan(1000)
+        assert transport.arena.free_bytes == LIMIT - transport.arena.statistics().loaned_bytes < LIMIT
+        loan.release()
 
 
 class TestHandles:

@@ -66,6 +66,27 @@ def test_what_comes_twice_running_gets_rows_that_are_neighbours(arena: ShmArena)
     release(slabs, *loans)
 
 
+def test_what_is_published_at_once_lies_in_the_rows_between_those_that_are_lent(arena: ShmArena) -> None:
+    slabs, header = learned(arena), pack_header(Kind.BYTES, SIZE)
+    first, row = slabs.publish(header, b"a" * SIZE), slabs.loan(SIZE)
+    last = slabs.publish(header, b"c" * SIZE)
+    places = [each.descriptor.offset for each in (first, row, last)]
+    assert places == [places[0], places[0] + SIZE, places[0] + 2 * SIZE]
+    assert (bytes(first.borrow()), bytes(last.borrow())) == (b"a" * SIZE, b"c" * SIZE)
+    assert arena.statistics().slots == 1
+    release(slabs, first, row, last)
+
+
+def test_a_slab_that_was_published_row_by_row_is_held_by_its_payloads_alone(arena: ShmArena) -> None:
+    slabs = learned(arena, batch_size=1)
+    payloads = [slabs.publish(pack_header(Kind.BYTES, SIZE), bytes(SIZE)) for _ in range(BATCHES)]
+    assert arena.statistics().slots == 1
+    release(slabs, *payloads[1:])
+    assert arena.statistics().slots == 1
+    payloads[0].release()
+    assert arena.statistics().slots == 0
+
+
 def test_sizes_that_take_turns_get_slots(arena: ShmArena) -> None:
     slabs = learned(arena)
     row = slabs.loan(SIZE)
@@ -216,6 +237,15 @@ class Lending(RuleBasedStateMachine):
         loan.release()
         self.lent[number] = payload.descriptor.offset, payload.descriptor.offset + length
         return number, payload
+
+    @rule(target=payloads, size=st.sampled_from([64, 100, SIZE]))
+    def publish_at_once(self, size: int) -> tuple[int, Payload]:
+        self.number += 1
+        payload = self.slabs.publish(pack_header(Kind.BYTES, size), bytes([self.number % 256]) * size)
+        start = payload.descriptor.offset
+        assert all(start + size <= first or last <= start for first, last in self.lent.values())
+        self.lent[self.number] = start, start + size
+        return self.number, payload
 
     @rule(made=consumes(loans))
     def give_up(self, made: tuple[int, Loan]) -> None:

@@ -1,6 +1,8 @@
 """A Graph is a valid DAG with one start node; Progress says which nodes may run. Both pure, no I/O.
 
 complete(node) ──▶ Step(ready: nodes whose last parent that was, spent: nodes whose last reader that was)
+
+What was not counted yet costs nothing: a request through a chain that one stage serves counts only its nodes.
 """
 
 from __future__ import annotations
@@ -105,19 +107,32 @@ class Progress:
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
-        self._waiting = {node: len(above) for node, above in graph.parents.items()}
-        self._unread = {node: len(kids) for node, kids in graph.children.items()}
+        self._waiting: dict[str, int] = {}  # for how many parents, once one has completed
+        self._unread: dict[str, int] = {}  # by how many children, once one has
         self.pending = len(graph.nodes)
 
     def complete(self, node: str) -> Step:
         """Note that `node` has completed: its children may be ready, its parents' outputs may be spent."""
-        self.pending -= 1
+        return self.complete_chain((node,))
+
+    def complete_chain(self, chain: tuple[str, ...]) -> Step:
+        """Note that the nodes of `chain` have completed, each of which was the only reader of the one before.
+
+        What is spent and ready is outside the chain.
+        """
+        graph = self._graph
+        self.pending -= len(chain)
+        children, parents = graph.children[chain[-1]], graph.parents[chain[0]]
         return Step(
-            tuple(kid for kid in self._graph.children[node] if self._count_down(self._waiting, kid)),
-            tuple(parent for parent in self._graph.parents[node] if self._count_down(self._unread, parent)),
+            _counted_down(self._waiting, children, graph.parents) if children else (),
+            _counted_down(self._unread, parents, graph.children) if parents else (),
         )
 
-    @staticmethod
-    def _count_down(counts: dict[str, int], node: str) -> bool:
-        counts[node] -= 1
-        return counts[node] == 0
+
+def _counted_down(
+    counts: dict[str, int], nodes: tuple[str, ...], before: Mapping[str, tuple[str, ...]]
+) -> tuple[str, ...]:
+    """Count each of `nodes` down, from as many as it has `before` it; return those that have come to 0."""
+    for node in nodes:
+        counts[node] = counts.get(node, len(before[node])) - 1
+    return tuple([node for node in nodes if not counts[node]])

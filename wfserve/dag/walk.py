@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import trio
 
@@ -32,7 +32,7 @@ from wfserve.scheduling.policy import DEFAULT_PRIORITY, urgency
 from wfserve.workers.base import Done, Failed, Item, Terms
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from wfserve.dag.graph import Graph
     from wfserve.scheduling.dispatch import Stage
@@ -218,39 +218,28 @@ class Walk:
         while node is not None:
             chain = self.route.chain(node)
             try:
-                done = await self._run(chain)
+                done = await self._tried(chain)
             except WfserveError as error:
                 self._error = self._error or error
                 nursery.cancel_scope.cancel()
                 return
             node = self._complete(nursery, chain, done)
 
-    async def _run(self, chain: tuple[str, ...]) -> Done:
+    async def _tried(self, chain: tuple[str, ...]) -> Done:
+        """Run a stage until it has returned something, or one of its steps has failed for good."""
+        stage, request = self.route.stages[chain[0]], self._request
         inputs = self._inputs(chain[0])
-        item = Item(new_uuid(), self._request.headers, inputs, last=len(chain) - 1, terms=self._terms)
+        item = Item(new_uuid(), request.headers, inputs, last=len(chain) - 1, terms=self._terms)
+        failed: list[int] = []  # steps, one an attempt
         try:
-            return await self._tried(chain, item)
+            while not isinstance(outcome := await stage.attempt(item, retry=item.first in failed), Done):
+                failed.append(outcome.step)
+                again = failed.count(outcome.step) <= stage.steps[outcome.step].retry_attempts
+                if not again or isinstance(outcome.error, _FINAL):
+                    _fail(chain[outcome.step], outcome.error)
+            return outcome
         finally:
             item.forget()
-
-    async def _tried(self, chain: tuple[str, ...], item: Item) -> Done:
-        stage = self.route.stages[chain[0]]
-        left = [step.retry_attempts + 1 for step in stage.steps]
-        while True:
-            outcome = await stage.attempt(
-                item, retry=left[item.first] <= stage.steps[item.first].retry_attempts
-            )
-            if isinstance(outcome, Done):
-                return outcome
-            left[outcome.step] -= 1
-            error = outcome.error
-            if isinstance(error, _FINAL):
-                raise error
-            if not left[outcome.step]:
-                break
-        if isinstance(error, PredictionError):
-            raise error
-        raise InternalError(f"Error executing {chain[outcome.step]}") from error
 
     def _inputs(self, node: str) -> tuple[tuple[int, Payload], ...]:
         parents = self.route.graph.parents[node]
@@ -262,22 +251,18 @@ class Walk:
         return tuple((parents.index(name), self._outputs[name].payload) for name in arrived)
 
     def _complete(self, nursery: trio.Nursery, chain: tuple[str, ...], done: Done) -> str | None:
-        for node in chain[:-1]:  # what they returned has been read where it lay
-            self._let_go(self._progress.complete(node).spent)
-        node = chain[-1]
+        node = chain[-1]  # what those before it returned has been read where it lay
         self._outputs[node] = done
-        step = self._progress.complete(node)
+        ready, spent = self._progress.complete_chain(chain)
         if node in self.route.graph.leaves:
             self._leaves.append(node)
-        self._let_go(step.spent)
-        for other in step.ready[1:]:
+        for parent in spent:
+            self._outputs.pop(parent).payload.release()
+        if not ready:
+            return None
+        for other in ready[1:]:
             nursery.start_soon(self._run_from, nursery, other, name=other)
-        return step.ready[0] if step.ready else None
-
-    def _let_go(self, spent: Iterable[str]) -> None:
-        for node in spent:
-            if node in self._outputs:
-                self._outputs.pop(node).payload.release()
+        return ready[0]
 
     def _answer(self) -> Answer | None:
         if self._error is not None:
@@ -291,6 +276,13 @@ class Walk:
         for done in self._outputs.values():
             done.payload.release()
         self._outputs.clear()
+
+
+def _fail(node: str, error: WfserveError) -> NoReturn:
+    """Raise what a request ends with that has failed at a node."""
+    if isinstance(error, (*_FINAL, PredictionError)):
+        raise error
+    raise InternalError(f"Error executing {node}") from error
 
 
 def _as_predicted(error: WfserveError) -> WfserveError:

@@ -17,6 +17,7 @@ from werkzeug.exceptions import HTTPException
 from wfserve.errors import BadRequestError, MethodNotAllowedError, NotFoundError, TooLargeError, WfserveError
 from wfserve.http import auth, description, inference, management, metrics, models
 from wfserve.http.cors import adding, cors_headers, is_preflight
+from wfserve.http.exchange import known
 from wfserve.http.gate import Gate
 from wfserve.http.predict import PREFIX, predict
 from wfserve.http.predictions import PREFIXES, call_node
@@ -71,24 +72,26 @@ class Apis:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one HTTP request on the APIs of the port that it came to."""
-        send = _counted(send, self._registry.responses)
+        responses = self._registry.responses
         if self._cors:
             send = adding(self._cors, send)
             if self._answers_preflights and is_preflight(scope):
+                responses.count(200)
                 await send_whole(send, request_id(scope["headers"]), 200, [], b"")
                 return
         gate = self._gate(scope["server"], scope["scheme"])
-        endpoint = _past_quart(scope) if "inference" in gate.apis else None
+        endpoint = known(scope, _past_quart) if "inference" in gate.apis else None
         if endpoint is not None:
             try:
                 gate.admit("inference", scope["headers"])
             except WfserveError as error:
+                responses.count(error.code)
                 await send_error(send, request_id(scope["headers"]), error)
             else:
                 await endpoint(self._registry, scope, receive, send)
         else:
             scope["wfserve.gate"] = gate
-            await self._application(gate.apis)(scope, receive, _uncut(send))
+            await self._application(gate.apis)(scope, receive, _uncut(_counted(send, responses)))
 
     def _application(self, exposed: frozenset[Api]) -> Any:
         if exposed not in self._by_exposure:

@@ -8,7 +8,7 @@ by the extension `wfserve.gone`, which needs no task that waits.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
@@ -32,9 +32,22 @@ if TYPE_CHECKING:
 
 BODY_INTO = "wfserve.body_into"  # an ASGI extension: see `Exchange.receive_into`
 GONE = "wfserve.gone"  # an ASGI extension: `["call"](callback)` has it called if the client leaves
+KNOWN = "wfserve.known"  # an ASGI extension: a dictionary that requests with equal heads share
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 _ASGI = {"version": "3.0", "spec_version": "2.4"}
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def known(scope: MutableMapping[str, Any], work: Callable[[MutableMapping[str, Any]], T]) -> T:
+    """Return `work(scope)`, which follows from the head alone: it is kept for requests that repeat it."""
+    kept = scope.get("extensions", {}).get(KNOWN)
+    if kept is None:
+        return work(scope)
+    if work not in kept:
+        kept[work] = work(scope)
+    found: T = kept[work]
+    return found
 
 
 class Exchange:
@@ -89,9 +102,9 @@ class Exchange:
 
     def _scope(self) -> dict[str, Any]:
         head, connection = self._head, self._connection
-        extensions: dict[str, Any] = {GONE: {"call": connection.call_when_gone}}
+        extensions: dict[str, Any] = {GONE: {"call": connection.call_when_gone}, KNOWN: head.known}
         if self._left:
-            extensions[BODY_INTO] = {"receive_into": self.receive_into}
+            extensions[BODY_INTO] = {"receive_into": self.receive_into, "arrived": self.arrived}
         return {
             "type": "http",
             "asgi": _ASGI,
@@ -158,6 +171,13 @@ class Exchange:
         if self._done:
             self._over.set()
         await self._over.wait()
+
+    def arrived(self) -> bytes | None:
+        """Return the body if all of it has arrived already, else None: for who would call `receive_into`."""
+        if self._left > len(self._connection.buffer):
+            return None
+        self._received = True
+        return self._take()
 
     async def receive_into(self, view: memoryview) -> int | None:
         """Receive the body into `view`, a writable buffer of bytes, until either ends: the ASGI extension.

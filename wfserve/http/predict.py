@@ -20,9 +20,10 @@ import trio
 from wfserve.dag.walk import Request
 from wfserve.errors import DeadlineError, InternalError, NotFoundError, WfserveError
 from wfserve.http.body import Gone, read_body
-from wfserve.http.exchange import GONE
-from wfserve.http.respond import as_wfserve_error, request_id, send_error, send_whole
-from wfserve.http.urgency import asked_for
+from wfserve.http.exchange import GONE, known
+from wfserve.http.respond import as_wfserve_error, own_request_id, send_error, send_whole
+from wfserve.http.urgency import NO_HURRY, asked_for, in_hurry
+from wfserve.identity import new_uuid
 from wfserve.transport.frame import Kind
 from wfserve.transport.publish import publish
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from wfserve.dag.walk import Answer
     from wfserve.http.body import Receive, Scope
     from wfserve.http.respond import Headers, Send
+    from wfserve.measure.counts import ResponseCounts
     from wfserve.registry.catalogue import Registry
     from wfserve.registry.workflow import Watch
     from wfserve.transport.base import Lender
@@ -43,28 +45,46 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 PREFIX = "wfpredict"
 JSON = "application/json"
+_JSON_ALONE = [(b"content-type", JSON.encode())]
 
 
-async def predict(registry: Registry, scope: Scope, receive: Receive, send: Send) -> None:
+def predict(registry: Registry, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
     """Answer one prediction request. Any method, any further path segment; the query is ignored."""
-    await respond(request_id(scope["headers"]), send, _answer(registry, scope, receive))
+    return respond(registry.responses, identity_of(scope), send, _answer(registry, scope, receive))
 
 
-async def respond(identity: bytes, send: Send, answer: Awaitable[Response | None]) -> None:
-    """Send what `answer` returns, or what its error deserves; nothing if it is None, the client has gone."""
+def identity_of(scope: Scope) -> bytes:
+    """Return what names the request: the client's own `x-request-id`, or a new UUID."""
+    return known(scope, _own_identity) or new_uuid().encode()
+
+
+def _own_identity(scope: Scope) -> bytes | None:
+    return own_request_id(scope["headers"])
+
+
+async def respond(
+    counts: ResponseCounts, identity: bytes, send: Send, answer: Awaitable[Response | None]
+) -> None:
+    """Send what `answer` returns, or what its error deserves, and count it.
+
+    Nothing is sent if it is None: the client has gone.
+    """
     try:
         response = await answer
     except Gone:
         return
     except Exception as failure:  # the one boundary: as_wfserve_error logs what is not for the client
-        await send_error(send, identity, as_wfserve_error(failure, identity))
+        error = as_wfserve_error(failure, identity)
+        counts.count(error.code)
+        await send_error(send, identity, error)
     else:
         if response is not None:
+            counts.count(response[0])
             await send_whole(send, identity, *response)
 
 
 async def _answer(registry: Registry, scope: Scope, receive: Receive) -> Response | None:
-    workflow = registry.lookup(_workflow_name(scope))
+    workflow = registry.lookup(known(scope, _workflow_name))
     number = workflow.arrivals.begin(trio.current_time())
     try:
         request = await receive_request(registry, scope, receive, lender=workflow.bodies)
@@ -110,7 +130,7 @@ async def receive_request(
     Raises as `read_body` and `asked_for` do, and `DeadlineError` when the client's own passes meanwhile.
     Whoever receives it owns its payloads.
     """
-    terms = asked_for(scope["headers"])
+    terms = asked_for(scope["headers"]) if known(scope, _in_hurry) else NO_HURRY
     if terms[0] < math.inf:
         with trio.CancelScope(deadline=terms[0]):
             return await _received(registry, scope, receive, added, lender, terms)
@@ -128,11 +148,26 @@ async def _received(
 ) -> Request:
     body = await read_body(scope, receive, lender or registry.arena, registry.config.max_request_size)
     try:
-        pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
-        return Request(publish(registry.arena, orjson.dumps([*pairs, *added]), Kind.JSON), body, *terms)
+        pairs = _with(known(scope, _pairs), added)
+        return Request(publish(registry.arena, pairs, Kind.JSON), body, *terms)
     except BaseException:
         body.release()
         raise
+
+
+def _in_hurry(scope: Scope) -> bool:
+    return in_hurry(scope["headers"])
+
+
+def _pairs(scope: Scope) -> bytes:
+    """Return the client's headers as handlers are given them: a JSON list of [name, value]."""
+    headers: Headers = scope["headers"]
+    return orjson.dumps([(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers])
+
+
+def _with(pairs: bytes, added: Sequence[tuple[str, str]]) -> bytes:
+    """Return a JSON list with the elements of another behind its own."""
+    return orjson.dumps([*orjson.loads(pairs), *added]) if added else pairs
 
 
 class Visit(Protocol[T_co]):
@@ -142,16 +177,18 @@ class Visit(Protocol[T_co]):
         """Return the answer, None if it was given up by a call of what `watch` is told."""
 
 
-async def unless_gone(scope: Scope, receive: Receive, visit: Visit[T]) -> T | None:
+def unless_gone(scope: Scope, receive: Receive, visit: Visit[T]) -> Awaitable[T | None]:
     """Return what `visit` does, or None if the client disconnects first; it is given up then.
 
     Our own server calls back when the client has gone. Any other has to be listened to in a task.
     """
     extension = scope.get("extensions", {}).get(GONE)
-    if extension is not None:
-        return await visit(watch=extension["call"])
+    return _unless_heard(receive, visit()) if extension is None else visit(watch=extension["call"])
+
+
+async def _unless_heard(receive: Receive, answer: Awaitable[T | None]) -> T | None:
     with trio.CancelScope() as client:
-        return await _listening(receive, client, visit())
+        return await _listening(receive, client, answer)
     return None
 
 
@@ -177,7 +214,8 @@ async def _listening(receive: Receive, client: trio.CancelScope, answer: Awaitab
 def _render(answer: Answer, limit: int) -> tuple[Headers, bytes]:
     if len(answer.leaves) == 1:
         (done,) = answer.leaves.values()
-        headers, body = handler_headers(said_by(done.response), JSON), bytes(done.payload.borrow())
+        headers = handler_headers(said_by(done.response), JSON) if done.response else _JSON_ALONE
+        body = bytes(done.payload.borrow())
     else:
         headers, body = handler_headers({}, JSON), _merge(answer)
     return headers, checked_size(body, limit)

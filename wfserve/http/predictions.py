@@ -15,16 +15,18 @@ from wfserve.errors import InternalError, NotFoundError, NoWorkerError, ServiceU
 from wfserve.http.predict import (
     checked_size,
     handler_headers,
+    identity_of,
     path_segments,
     receive_request,
     respond,
     said_by,
     unless_gone,
 )
-from wfserve.http.respond import request_id
 from wfserve.identity import as_uuid
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from wfserve.http.body import Receive, Scope
     from wfserve.http.predict import Response
     from wfserve.http.respond import Send
@@ -47,10 +49,11 @@ class _Target(NamedTuple):
         return [("url_path", self.rest), ("explain", str(self.explain))]
 
 
-async def call_node(registry: Registry, scope: Scope, receive: Receive, send: Send) -> None:
+def call_node(registry: Registry, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
     """Answer one request below `PREFIXES`. Any method; the query is ignored."""
-    identity = request_id(scope["headers"])
-    await respond(identity, send, _answer(registry, scope, receive, as_uuid(identity)))
+    identity = identity_of(scope)
+    answer = _answer(registry, scope, receive, as_uuid(identity))
+    return respond(registry.responses, identity, send, answer)
 
 
 async def _answer(registry: Registry, scope: Scope, receive: Receive, identity: str) -> Response | None:

@@ -41,10 +41,15 @@ def pretty(value: Any) -> bytes:
 
 def request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Return the client's own `x-request-id` if it can stand in a header, else a new UUID."""
+    return own_request_id(headers) or new_uuid().encode()
+
+
+def own_request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+    """Return the client's own `x-request-id` if it can stand in a header."""
     for name, value in headers:
         if name == b"x-request-id" and len(value) <= MAX_REQUEST_ID and _PRINTABLE.fullmatch(value):
             return value
-    return new_uuid().encode()
+    return None
 
 
 def common_headers(status: int, identity: bytes) -> Headers:

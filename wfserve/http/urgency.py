@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 TIMEOUT = b"x-timeout-ms"
 PRIORITY = b"x-priority"
 LONGEST_MS = 2**31 - 1
+NO_HURRY = (math.inf, DEFAULT_PRIORITY)
+
+
+def in_hurry(headers: Headers) -> bool:
+    """Whether a client says anything of its hurry."""
+    return any(name in (TIMEOUT, PRIORITY) for name, _ in headers)
 
 
 def asked_for(headers: Headers) -> tuple[float, int]:
@@ -23,7 +29,7 @@ def asked_for(headers: Headers) -> tuple[float, int]:
 
     Raises `BadRequestError`.
     """
-    deadline, priority = math.inf, DEFAULT_PRIORITY
+    deadline, priority = NO_HURRY
     for name, value in headers:
         if name == TIMEOUT:
             deadline = trio.current_time() + _number(TIMEOUT, value, 1, LONGEST_MS) / 1000

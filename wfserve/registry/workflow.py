@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from wfserve.dag.walk import Answer, Request
     from wfserve.measure.definitions import Definitions
     from wfserve.registry.prepare import Blueprint, NodePlan, StagePlan
-    from wfserve.transport.base import Lender, Loan, Transport
+    from wfserve.transport.base import Lender, Loan, Payload, Transport
     from wfserve.workers.base import Done, Listener, Pool
 
     Watch = Callable[[Callable[[], object]], object]  # has one called when the client has gone
@@ -99,6 +99,10 @@ class Bodies:
     def loan(self, nbytes: int) -> Loan:
         """Return at least `nbytes`. Raises `ServiceUnavailableError` when there are no more."""
         return self._lender.loan(nbytes)
+
+    def publish(self, header: bytes, data: bytes | bytearray) -> Payload:
+        """Return a copy of `data` as a payload. Raises `ServiceUnavailableError` when there is no room."""
+        return self._lender.publish(header, data)
 
     def rest(self) -> None:
         """Hold nothing: no request is under way."""

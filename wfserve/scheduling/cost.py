@@ -85,6 +85,10 @@ class Costs:
     def __init__(self) -> None:
         self._by_kind: OrderedDict[object, Cost] = OrderedDict()
 
+    def most(self, size: int) -> float:
+        """Return what a batch of `size` takes of the kind that takes longest."""
+        return max([cost.of(size) for cost in self._by_kind.values()], default=0.0)
+
     def of(self, kind: object) -> Cost:
         """Return what batches of one kind take."""
         found = self._by_kind.get(kind)

@@ -153,8 +153,11 @@ class Stage:
 
     def _is_late(self, item: Item, now: float) -> bool:
         """Whether an item that arrives now is expected to end after its deadline."""
-        deadline, cost = item.terms.deadline, self._forecast.cost(item)
-        if deadline == math.inf or not cost.known or item.form >= Form.PART:  # those were admitted as a whole
+        deadline = item.terms.deadline
+        if deadline - now >= self._forecast.longest(len(self.queue)) or item.form >= Form.PART:
+            return False  # it has time, or was admitted as a whole
+        cost = self._forecast.cost(item)
+        if not cost.known:
             return False
         free = now if self.pool.idle else min(map(self._forecast.ends, self._running), default=now)
         ahead, limit = self.queue.ahead_of(item), self._largest_batch()
@@ -203,13 +206,20 @@ class Stage:
     async def serve(self) -> None:
         """Dispatch for ever. One task, so that attempts made in one scheduler tick leave in one batch."""
         while True:
-            alarm = min(self._due, self._next_overrun(), self._next_growth(), self._hold)
-            with trio.move_on_at(alarm) as self._alarm:
-                await self._bell.wait()
-            self._bell = trio.Event()
-            self._ring()
-            self._stop_overrun()
-            self._dispatch()
+            with trio.CancelScope() as self._alarm:  # until an alarm rings: one a wake costs 4 µs
+                while True:
+                    self._attend()
+                    await self._bell.wait()
+
+    def _attend(self) -> None:
+        """Do what is due, and set the alarm to when more will be."""
+        self._bell = trio.Event()
+        self._ring()
+        self._stop_overrun()
+        self._dispatch()
+        alarm = min(self._due, self._next_overrun(), self._next_growth(), self._hold)
+        if alarm != self._alarm.deadline:
+            self._alarm.deadline = alarm
 
     def _deserted(self) -> list[Batch]:
         return [b for b, tickets in self._running.items() if not any(tickets) and b not in self._stopped]

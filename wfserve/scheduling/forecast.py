@@ -46,6 +46,8 @@ class Forecast:
         self._work = Cost()
         self._seconds_per_item: float | None = None  # recent mean
         self._surprised = False  # by the last batch: it took far longer than those before
+        self._largest = max(settings.batch_size, policy.MOST_CALLS)
+        self._most_an_item = self._most_a_batch = 0.0  # seconds, of any kind
         # Steps whose batches must be of one shape: it was seen, or they may not be run twice to see it.
         self._uniform = {index for index, step in enumerate(settings.steps) if not step.isolate}
 
@@ -62,6 +64,14 @@ class Forecast:
     def cost(self, item: Item) -> Cost:
         """Return what batches take that are of such items."""
         return self._costs.of(self.kind(item))
+
+    def longest(self, ahead: int) -> float:
+        """Return the seconds in which an item ends that arrives behind `ahead` others, at the most.
+
+        That is `policy.expected_end` for whatever is running and waiting: with one worker, as many batches as
+        items. It is cheap, and mostly enough to know that no deadline is in danger.
+        """
+        return 2 * self._most_a_batch + ahead * self._most_an_item
 
     def calls_per_hop(self) -> int:
         """Return how many calls travel together, where they are made one by one.
@@ -82,6 +92,7 @@ class Forecast:
         """Learn what batches take from one that has ended, unless it has just failed."""
         if any(isinstance(outcome, Done) for outcome in outcomes):
             self._costs.of(batch.kind).observe(len(outcomes), now - batch.started, now)
+            self._most_an_item, self._most_a_batch = self._costs.most(1), self._costs.most(self._largest)
         if self._one_by_one:
             self._follow(batch, now)
 

@@ -128,9 +128,16 @@ class Lender(Protocol):
         Raises `ServiceUnavailableError` when the arena's limit would be exceeded.
         """
 
+    def publish(self, header: bytes, data: bytes | bytearray) -> Payload:
+        """Return a copy of `data` as a payload. Raises as `loan` and `Loan.publish` do."""
+
 
 class Arena(Lender, Protocol):
     """The memory of one segment, handed out as loans by its owner; each is aligned to 64 bytes."""
+
+    @property
+    def free_bytes(self) -> int:
+        """Bytes below the limit that are not lent; what `statistics` knows costs a system call."""
 
     def trim(self) -> None:
         """Give the memory of free slots back to the system; called when idle."""

@@ -18,11 +18,12 @@ from wfserve.errors import ServiceUnavailableError
 from wfserve.transport.base import ArenaStatistics, Descriptor
 from wfserve.transport.frame import ALIGNMENT, HEADER_SIZE
 from wfserve.transport.pinned import PINNED_SEGMENT, PinnedArena
+from wfserve.transport.publish import published
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from wfserve.transport.base import Message
+    from wfserve.transport.base import Message, Payload
 
 RING_CAPACITY: Final = 256
 
@@ -145,6 +146,10 @@ class MemoryArena:
         self._high_water = max(self._high_water, self._loaned)
         return MemoryLoan(slot, self._segment, 0, size)
 
+    def publish(self, header: bytes, data: bytes | bytearray) -> Payload:
+        """Return a copy of `data` as a payload; raises `ServiceUnavailableError` beyond the limit."""
+        return published(self.loan(len(data)), header, data)
+
     def forget(self, slot: _Slot) -> None:
         """Note that nobody holds `slot` any more."""
         del self._slots[slot.offset]
@@ -157,6 +162,11 @@ class MemoryArena:
             if segment == self._segment and start <= offset and offset + length <= start + len(slot.data):
                 return slot.export(offset - start, length)
         raise ValueError(f"{descriptor} does not lie within a held slot")
+
+    @property
+    def free_bytes(self) -> int:
+        """Bytes below the limit that are not lent."""
+        return self._limit - self._loaned
 
     def trim(self) -> None:
         """Do nothing: free slots take no memory."""

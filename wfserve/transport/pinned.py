@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Final
 from wfserve.errors import ServiceUnavailableError
 from wfserve.transport.base import ArenaStatistics, Descriptor
 from wfserve.transport.frame import ALIGNMENT, HEADER_SIZE
+from wfserve.transport.publish import published
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from wfserve.transport.base import Lender, Loan, Transport
+    from wfserve.transport.base import Lender, Loan, Payload, Transport
 
 PINNED_SEGMENT: Final = 2
 
@@ -153,6 +154,10 @@ class PinnedArena:
         weakref.finalize(slot, self._dropped.append, (offset, size)).atexit = False
         return PinnedLoan(slot, 0, Descriptor(self.place.segment, self.place.offset + offset, size))
 
+    def publish(self, header: bytes, data: bytes | bytearray) -> Payload:
+        """Return a copy of `data` as a payload; raises `ServiceUnavailableError` if no gap is as large."""
+        return published(self.loan(len(data)), header, data)
+
     def _take_back(self) -> None:
         while self._dropped:
             offset, size = self._dropped.popleft()
@@ -167,6 +172,12 @@ class PinnedArena:
         if start < 0 or length < 0 or start + length > self.place.length:
             raise ValueError(f"{descriptor} does not lie within pinned memory")
         return memoryview((ctypes.c_char * length).from_buffer(self._memory, start)).cast("B")
+
+    @property
+    def free_bytes(self) -> int:
+        """Bytes that are not lent."""
+        self._take_back()
+        return self.place.length - self._loaned
 
     def trim(self) -> None:
         """Do nothing: pinned memory is never given back."""
@@ -196,6 +207,10 @@ class FirstWithRoom:
             except ServiceUnavailableError:
                 continue
         return self._last.loan(nbytes)
+
+    def publish(self, header: bytes, data: bytes | bytearray) -> Payload:
+        """Return a copy of `data` as a payload; raises as `loan` does."""
+        return published(self.loan(len(data)), header, data)
 
 
 def pinned_first(transport: Transport) -> Lender:

@@ -47,8 +47,20 @@ class ShmArena:
         """Return a slot of at least `nbytes`; raises `ServiceUnavailableError` beyond the limit."""
         loan = self._native.loan(nbytes)
         if loan is None:
-            raise ServiceUnavailableError(f"There is no shared memory for {nbytes} more bytes", retry_after=1)
+            raise _no_memory(nbytes)
         return loan
+
+    def publish(self, header: bytes, data: bytes | bytearray) -> _native.Payload:
+        """Return a copy of `data` as a payload; raises `ServiceUnavailableError` beyond the limit."""
+        payload = self._native.publish(header, data)
+        if payload is None:
+            raise _no_memory(len(data))
+        return payload
+
+    @property
+    def free_bytes(self) -> int:
+        """Bytes below the limit that are not lent."""
+        return self._native.free_bytes
 
     def trim(self) -> None:
         """Give the memory of free slots back to the system."""
@@ -61,6 +73,10 @@ class ShmArena:
     def close(self) -> None:
         """Lend no more; the segment goes with the last slot that is held. Idempotent."""
         self._native.close()
+
+
+def _no_memory(nbytes: int) -> ServiceUnavailableError:
+    return ServiceUnavailableError(f"There is no shared memory for {nbytes} more bytes", retry_after=1)
 
 
 class ShmPinned(PinnedArena):

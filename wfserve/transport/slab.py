@@ -25,6 +25,7 @@ class Slabs:
     def __init__(self, arena: Arena, batch_size: int, declared: int | None = None) -> None:
         """Have slabs of a few batches; `declared` is the size of a row (bytes), then no other is learned."""
         self._arena = arena
+        self._limit = arena.statistics().limit_bytes
         self._rows = BATCHES * batch_size
         self._declared = declared
         self._last = 0  # size that was asked for
@@ -36,16 +37,26 @@ class Slabs:
 
         Raises `ServiceUnavailableError` when the arena's limit would be exceeded.
         """
+        slab = self._slab_for(nbytes)
+        return self._arena.loan(nbytes) if slab is None else slab.row()
+
+    def publish(self, header: bytes, data: bytes | bytearray) -> Payload:
+        """Return a copy of `data` as a payload, where `loan` would have lent. Raises as that does."""
+        slab = self._slab_for(len(data))
+        return self._arena.publish(header, data) if slab is None else slab.publish(header, data)
+
+    def _slab_for(self, nbytes: int) -> _Slab | None:
+        """Return the slab that has a row of `nbytes`, None if such are not lent in rows."""
         repeated, self._last = nbytes == self._last, nbytes
         if self._slab is not None and self._slab.lends(nbytes):
-            return self._slab.row()
+            return self._slab
         learned = repeated and nbytes % WORD == 0
         if nbytes and (learned if self._declared is None else nbytes == self._declared):
             self.rest()
             if len(self._before) < MOST_FILLING and (slab := self._next(nbytes)) is not None:
                 self._slab = slab
-                return slab.row()
-        return self._arena.loan(nbytes)
+                return slab
+        return None
 
     def rest(self) -> None:
         """Hold nothing any more but rows that are being filled; for when no request is under way."""
@@ -57,9 +68,8 @@ class Slabs:
 
     def _next(self, nbytes: int) -> _Slab | None:
         """Return a slab for rows of `nbytes`, if there is room for several."""
-        now = self._arena.statistics()
-        rows = min(self._rows, now.limit_bytes // SHARE // nbytes)
-        if rows < 2 or now.loaned_bytes + rows * nbytes > now.limit_bytes - now.limit_bytes // CROWDED:
+        rows = min(self._rows, self._limit // SHARE // nbytes)
+        if rows < 2 or self._arena.free_bytes < rows * nbytes + self._limit // CROWDED:
             return None
         return _Slab(self._arena.loan(rows * nbytes), nbytes, rows)
 
@@ -69,6 +79,7 @@ class _Slab:
 
     def __init__(self, loan: Loan, row_bytes: int, rows: int) -> None:
         self.loan = loan
+        self._view: memoryview | None = loan.buffer  # which holds the slot
         self.filling = 0
         self._row_bytes = row_bytes
         self._lent = 0
@@ -81,11 +92,24 @@ class _Slab:
 
     def row(self) -> Row:
         """Lend the next row; the last one ends the slab."""
-        row = Row(self, self._lent * self._row_bytes, self._row_bytes)
-        self._lent += 1
         self.filling += 1
+        return Row(self, self._take(), self._row_bytes)
+
+    def publish(self, header: bytes, data: bytes | bytearray) -> Payload:
+        """Fill and publish the next row at once; the last one ends the slab."""
+        assert self._view is not None  # as long as it lends
+        start = self._take()
+        self._view[start : start + self._row_bytes] = data
+        payload = self.loan.publish(header, start, self._row_bytes)
+        self._settle()
+        return payload
+
+    def _take(self) -> int:
+        """Take the next row and return where it begins."""
+        start = self._lent * self._row_bytes
+        self._lent += 1
         self._ended = self._lent == self._rows
-        return row
+        return start
 
     def filled(self, *, published: bool) -> None:
         """Note that a row is lent no more; if the last of them was given up, nobody else may end the slab."""
@@ -100,6 +124,7 @@ class _Slab:
 
     def _settle(self) -> None:
         if self._ended and not self.filling:
+            self._view = None
             self.loan.release()
 
 

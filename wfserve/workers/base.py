@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from wfserve.errors import WfserveError
@@ -45,6 +46,7 @@ class Terms(NamedTuple):
 
 
 NO_TERMS = Terms()
+ROUTES = 256  # that are remembered
 
 
 class ItemRoute(NamedTuple):
@@ -54,6 +56,9 @@ class ItemRoute(NamedTuple):
     last: int
     direct: bool
     form: Form
+
+
+_route = lru_cache(ROUTES)(ItemRoute)  # a few for each stage; it is asked for several times an item
 
 
 @dataclass(slots=True, eq=False)
@@ -76,16 +81,19 @@ class Item:
     form: Form = Form.WHOLE
     terms: Terms = NO_TERMS  # of its request
     reached: Payload | None = None  # the input of its first step, where that is not the stage's
+    _shapes: tuple[bytes, ...] | None = field(default=None, init=False, repr=False)  # once asked for
 
     @property
     def route(self) -> ItemRoute:
         """Return what all items of a batch have in common."""
-        return ItemRoute(self.first, self.last, self.direct, self.form)
+        return _route(self.first, self.last, self.direct, self.form)
 
     @property
     def shapes(self) -> tuple[bytes, ...]:
         """Return something that is equal for items whose tensors have equal types and shapes."""
-        return tuple([shape_key(payload.header) for _, payload in self.inputs])
+        if self._shapes is None:
+            self._shapes = tuple([shape_key(payload.header) for _, payload in self.inputs])
+        return self._shapes
 
     @property
     def likeness(self) -> tuple[bytes, ...]:
@@ -96,7 +104,7 @@ class Item:
         """Begin with `step` from now on, whose input is `reached`, which the item owns now."""
         self.forget()
         self.first, self.reached = step, reached
-        self.inputs = ((0, reached),)
+        self.inputs, self._shapes = ((0, reached),), None
 
     def forget(self) -> None:
         """Release what has been reached; idempotent."""
