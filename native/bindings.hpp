@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <utility>
 
 #include "ring.hpp"
@@ -33,11 +34,14 @@ class Buffer {
 // Import what `wfserve.transport.base` defines; called once, when the module is initialized.
 void import_contract();
 
+// Do what `NamedTuple._make` does, without its Python frame; `type` is a tuple's without fields of its own.
+nb::object make_tuple(PyTypeObject* type, std::initializer_list<nb::object> fields);
 nb::object make_descriptor(std::uint32_t segment, std::uint64_t offset, std::uint64_t length);
 nb::object make_message(const Entry& entry);
 Entry parse_message(nb::handle message);
 
 void bind_arena(nb::module_& module);
+void bind_child(nb::module_& module);
 void bind_gather(nb::module_& module);
 void bind_rings(nb::module_& module);
 

@@ -2,7 +2,6 @@
 #include <nanobind/nanobind.h>
 
 #include <cerrno>
-#include <initializer_list>
 #include <limits>
 #include <system_error>
 
@@ -16,20 +15,6 @@ namespace {
 
 PyTypeObject* descriptor_type = nullptr;
 PyTypeObject* message_type = nullptr;
-
-// What `NamedTuple._make` does, without its Python frame.
-nb::object make_tuple(PyTypeObject* type, std::initializer_list<nb::object> fields) {
-    nb::object values = nb::steal(PyTuple_New(static_cast<Py_ssize_t>(fields.size())));
-    if (!values.is_valid()) nb::raise_python_error();
-    Py_ssize_t position = 0;
-    for (const nb::object& field : fields) {
-        PyTuple_SET_ITEM(values.ptr(), position++, nb::object(field).release().ptr());
-    }
-    const nb::tuple arguments = nb::make_tuple(values);
-    PyObject* made = PyTuple_Type.tp_new(type, arguments.ptr(), nullptr);
-    if (!made) nb::raise_python_error();
-    return nb::steal(made);
-}
 
 nb::object number(std::uint64_t value) {
     return nb::steal(PyLong_FromUnsignedLongLong(value));
@@ -62,6 +47,16 @@ void translate_system_error(const std::exception_ptr& error, void*) {
 }
 
 }  // namespace
+
+nb::object make_tuple(PyTypeObject* type, std::initializer_list<nb::object> fields) {
+    nb::object made = nb::steal(type->tp_alloc(type, static_cast<Py_ssize_t>(fields.size())));
+    if (!made.is_valid()) nb::raise_python_error();
+    Py_ssize_t position = 0;
+    for (const nb::object& field : fields) {
+        PyTuple_SET_ITEM(made.ptr(), position++, nb::object(field).release().ptr());
+    }
+    return made;
+}
 
 void import_contract() {
     const nb::module_ base = nb::module_::import_("wfserve.transport.base");
@@ -101,6 +96,7 @@ NB_MODULE(_native, module) {
     bind_arena(module);
     bind_rings(module);
     bind_gather(module);
+    bind_child(module);
     module.attr("FRAME_HEADER_SIZE") = sizeof(FrameHeader);
     module.attr("RING_CAPACITY") = kRingCapacity;
     module.def(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing_extensions import Buffer
 
 import wfserve.transport.base
+import wfserve.transport.message
 
 class Payload:
     """Published bytes: immutable, and freed with their last handle and view."""
@@ -147,6 +148,20 @@ def adjacent(sources: Sequence[Buffer]) -> bool:
     Tell whether the sources are of one size and each begins where the one before it ends.
 
     Within one mapping they then are one view, and nothing has to be gathered.
+    """
+
+def decode_items(
+    data: bytes,
+    start: int,
+    count: int,
+    item: type[wfserve.transport.message.CallItem],
+    ref: type[wfserve.transport.message.Ref],
+) -> tuple[wfserve.transport.message.CallItem, ...]:
+    """
+    Return the items of an encoded call, which begin at `start`, as named tuples.
+
+    An item is made of its id, the ref of its headers, and pairs of an index and a ref; a ref
+    of a frame header and a descriptor. Raises `ValueError` if the data are not exactly that.
     """
 
 FRAME_HEADER_SIZE: int = 96

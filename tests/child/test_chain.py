@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from wfserve.child.home import Home, Left
 from wfserve.child.main import following_id
 from wfserve.child.spec import WorkerSpec
 from wfserve.child.surroundings import homes_of
@@ -247,6 +248,47 @@ def test_a_node_stays_where_it_went(server: Any, tmp_path: Path) -> None:
     _, *done = server.run(chain, *calls, homes=homes_of(chain))
     said = [server.results(each)[0].data.decode() for each in done]
     assert said == ["/ further", str(tmp_path / "b")] * 2
+
+
+def test_neighbours_in_one_directory_keep_their_own_places(server: Any, archive: Make) -> None:
+    """One goes elsewhere and takes a variable along; the other finds neither, in whatever order they run."""
+    moving = """
+        import os
+        def handle(data, context):
+            if data is not None:
+                os.chdir("/")
+                os.environ["PYTHONPATH"] = "elsewhere"
+                return [f"{os.getcwd()} {os.environ['PYTHONPATH']}"]
+    """
+    staying = """
+        import os
+        def handle(data, context):
+            return data and [f"{os.getcwd()} {'elsewhere' in os.environ['PYTHONPATH']}"]
+    """
+    chain = [
+        archive(code, name=name, is_function=True, parents=("x",))
+        for name, code in (("a", moving), ("b", staying))
+    ]
+    steps = [0, 1, 1, 0, 0, 1]
+    calls = [server.call(n, server.item(server.put(b"")), first=n, last=n) for n in steps]
+    _, *done = server.run(chain, *calls, homes=homes_of(chain))
+    said = [server.results(each)[0].data.decode() for each in done]
+    expected = "/ elsewhere", f"{chain[1].model_dir} False"
+    assert said == [expected[step] for step in steps]
+
+
+def test_a_directory_that_is_gone_is_looked_for_again(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    home, other = (
+        Home(str(tmp_path / name), [], sys.path, left) for left in [Left()] for name in ("gone", ".")
+    )
+    with home:
+        (tmp_path / "gone").rmdir()
+    (tmp_path / "gone").mkdir()
+    with home:
+        assert os.getcwd() == str(tmp_path / "gone")
+    with other:
+        assert os.getcwd() == str(tmp_path)
 
 
 def test_two_functions_of_a_file_do_not_share_their_globals(server: Any, archive: Make) -> None:

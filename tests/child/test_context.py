@@ -9,7 +9,6 @@ import pytest
 import yaml
 
 from wfserve.child.context import Headers, Job, NodeContext
-from wfserve.child.form import Parameter
 from wfserve.child.spec import WorkerSpec
 
 if TYPE_CHECKING:
@@ -76,8 +75,24 @@ def test_headers_keep_their_spelling_and_are_found_in_any() -> None:
 
 def test_parameters_appear_among_the_headers() -> None:
     headers = Headers(b'[["data","header"]]')
-    headers.add_parameters([Parameter("body", None, "text/plain"), Parameter("data", None, "")])
+    headers.add_parameters({"body": "text/plain", "data": ""})
     assert dict(headers) == {"body": {"content-type": "text/plain"}, "data": "header"}
+
+
+def test_an_entry_is_found_in_any_case() -> None:
+    """What is spelled so comes first, then a parameter, then the first header of the client's."""
+    headers = Headers(b'[["Accept","a"],["ACCEPT","b"],["DATA","c"]]')
+    headers.add_parameters({"Data": "text/plain"})
+    assert [headers.named(name) for name in ("ACCEPT", "accept")] == ["b", "a"]
+    assert headers.named("DATA") == "c"
+    assert headers.named("data") == {"content-type": "text/plain"}
+    assert (headers.find("accept"), headers.find("data"), headers.named("none")) == ("a", "c", None)
+
+
+def test_equal_headers_do_not_share_what_is_added() -> None:
+    first, second = Headers(b'[["a","1"]]'), Headers(b'[["a","1"]]')
+    first.add_parameters({"body": ""})
+    assert (dict(first), dict(second)) == ({"body": {"content-type": ""}, "a": "1"}, {"a": "1"})
 
 
 def test_a_status_that_is_set_before_any_request_is_nobodys() -> None:

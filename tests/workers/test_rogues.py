@@ -14,10 +14,10 @@ import wfserve.child.main as runtime
 from wfserve.child.results import write_reply
 from wfserve.transport.base import Descriptor, Message, MessageKind
 
-def lie(link, extents, reply):
-    place = write_reply(link, extents, reply)
+def lie(extents, reply):
+    place = write_reply(extents, reply)
     behave = BEHAVIOUR.get(word)
-    return behave(link, place) if behave else place
+    return behave(extents._link, place) if behave else place
 
 def garbage(link, place):
     link.map(place)[:] = b"\\xff" * place.length

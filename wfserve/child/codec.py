@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -26,9 +26,9 @@ import torch
 from wfserve.child import container, media, objects
 from wfserve.child.fault import UNSUPPORTED, NodeError
 from wfserve.child.inputs import address_of
-from wfserve.child.tensors import Sized, write_elements
+from wfserve.child.tensors import Sized, lies_row_major, write_elements
 from wfserve.transport.base import Descriptor
-from wfserve.transport.frame import MAX_RANK, Kind, object_layout, pack_header, parse_header
+from wfserve.transport.frame import MAX_RANK, REMEMBERED, Kind, object_layout, pack_header, parse_header
 from wfserve.transport.message import MAX_RESPONSE_BYTES
 
 if TYPE_CHECKING:
@@ -184,13 +184,15 @@ def _view(value: memoryview, inputs: Inputs) -> Encoded:
 
 
 def _tensor(value: torch.Tensor, inputs: Inputs) -> Encoded:
-    header = pack_header(Kind.TENSOR, value.nbytes, objects.DTYPE_NAMES[value.dtype], value.shape)
-    place = inputs.locate(value.data_ptr(), value.nbytes) if _is_as_it_lies(value) else None
-    return Encoded(header, value.nbytes, partial(write_elements, value), place)
+    nbytes = value.nbytes
+    header = _tensor_header(value.dtype, value.shape, nbytes)
+    place = inputs.locate(value.data_ptr(), nbytes) if lies_row_major(value) else None
+    return Encoded(header, nbytes, partial(write_elements, value), place)
 
 
-def _is_as_it_lies(value: torch.Tensor) -> bool:
-    return value.device.type == "cpu" and value.is_contiguous() and not (value.is_conj() or value.is_neg())
+@lru_cache(REMEMBERED)  # spares the look at the name and a copy of the shape
+def _tensor_header(dtype: torch.dtype, shape: torch.Size, nbytes: int) -> bytes:
+    return pack_header(Kind.TENSOR, nbytes, objects.DTYPE_NAMES[dtype], shape)
 
 
 def decode_bytes(ref: Ref, inputs: Inputs) -> bytearray:
@@ -243,11 +245,12 @@ def decode_run(
 def decode_native(ref: Ref, inputs: Inputs) -> Any:
     """Return an input as its parent returned it; bytes are a writable memoryview."""
     header = parse_header(ref.header)
-    if header.kind == Kind.TEXT:
+    kind = header.kind
+    if kind is Kind.TENSOR:
+        return objects.tensor_of(inputs.borrow(ref), header.dtype, header.shape)
+    if kind is Kind.TEXT:
         return str(inputs.look(ref), "utf-8")
-    if header.kind == Kind.JSON:
+    if kind is Kind.JSON:
         return json.loads(str(inputs.look(ref), "utf-8"))
     view = inputs.borrow(ref)
-    if header.kind == Kind.TENSOR:
-        return objects.tensor_of(view, header.dtype, header.shape)
-    return objects.load(view) if header.kind == Kind.OBJECT else view
+    return objects.load(view) if kind is Kind.OBJECT else view

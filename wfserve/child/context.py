@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 
@@ -16,8 +17,24 @@ from wfserve.child.recorded import encode_metrics
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from wfserve.child.form import Parameter
     from wfserve.child.spec import WorkerSpec
+
+
+REMEMBERED: Final = 64  # clients' headers: each node of a chain looks at the same
+_NONE: Final[Mapping[str, str]] = {}
+
+
+class _Sent(NamedTuple):
+    """What a client sent; shared by all who look at it, who must not change it."""
+
+    as_spelled: Mapping[str, str]
+    in_lower_case: Mapping[str, str]  # of names that differ in case only, the first counts
+
+
+@lru_cache(REMEMBERED)
+def _parsed(encoded: bytes) -> _Sent:
+    sent: dict[str, str] = dict(orjson.loads(encoded) if encoded else ())
+    return _Sent(sent, {name.lower(): value for name, value in reversed(sent.items())})
 
 
 class Headers(Mapping[str, Any]):
@@ -26,14 +43,16 @@ class Headers(Mapping[str, Any]):
     A start node's parameters are among them, as TorchServe has it: `{"body": {"content-type": …}}`.
     """
 
+    __slots__ = ("_encoded", "_parameters", "_values")
+
     def __init__(self, encoded: bytes) -> None:
         self._encoded = encoded
         self._values: dict[str, Any] | None = None
-        self._parameters: Sequence[Parameter] = ()
+        self._parameters: Mapping[str, str] = _NONE
 
-    def add_parameters(self, parameters: Sequence[Parameter]) -> None:
-        """Add entries for parameters; a header of the same name wins."""
-        self._parameters = parameters
+    def add_parameters(self, content_types: Mapping[str, str]) -> None:
+        """Add entries for parameters, whose content types come by their names; a header of that name wins."""
+        self._parameters = content_types
         self._values = None
 
     def content_type(self) -> str:
@@ -42,26 +61,33 @@ class Headers(Mapping[str, Any]):
 
     def find(self, lower: str) -> str | None:
         """Return the value of a header, whose name is given in lower case; None if the client sent none."""
-        found = (value for name, value in self._parsed().items() if name.lower() == lower)
-        return next((value for value in found if isinstance(value, str)), None)
+        return _parsed(self._encoded).in_lower_case.get(lower)
 
-    def _parsed(self) -> dict[str, Any]:
+    def named(self, key: str) -> Any:
+        """Return the entry `key`, else the first that differs in case only; None if there is none."""
+        values = self._all()
+        if key in values:
+            return values[key]
+        lower = key.lower()
+        for name in self._parameters:
+            if name.lower() == lower:
+                return values[name]
+        return self.find(lower)
+
+    def _all(self) -> dict[str, Any]:
         if self._values is None:
-            values: dict[str, Any] = {
-                parameter.name: {"content-type": parameter.content_type} for parameter in self._parameters
-            }
-            values.update(orjson.loads(self._encoded) if self._encoded else ())
-            self._values = values
+            self._values = {name: {"content-type": each} for name, each in self._parameters.items()}
+            self._values.update(_parsed(self._encoded).as_spelled)
         return self._values
 
     def __getitem__(self, key: str) -> Any:
-        return self._parsed()[key]
+        return self._all()[key]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._parsed())
+        return iter(self._all())
 
     def __len__(self) -> int:
-        return len(self._parsed())
+        return len(self._all())
 
 
 class Job(NamedTuple):
@@ -131,9 +157,10 @@ class NodeContext:
     def response(self, index: int) -> bytes:
         """Return what the handler set for the response `index`: JSON, empty if it set nothing."""
         processor = self.context.request_processor[index]
-        headers = {str(key): str(value) for key, value in processor.get_response_headers().items()}
-        if not headers and processor.reported_status is None:
+        given = processor.get_response_headers()
+        if not given and processor.reported_status is None:
             return b""
+        headers = {str(key): str(value) for key, value in given.items()}
         said = {"status": processor.reported_status, "headers": headers}
         said["content_type"] = next(
             (headers.pop(name) for name in tuple(headers) if name.lower() == "content-type"), None

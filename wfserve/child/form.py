@@ -14,8 +14,8 @@ import logging
 import re
 from email.message import Message
 from email.parser import HeaderParser
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from wfserve.child import media
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     Read = Callable[[str, memoryview], Any]
 
 log = logging.getLogger(__name__)
+REMEMBERED: Final = 64  # content types: clients send few
 
 
 class Parameter(NamedTuple):
@@ -59,6 +60,7 @@ def _ignoring_type(raw: Raw) -> Read:
     return lambda content_type, body: raw(body)
 
 
+@lru_cache(REMEMBERED)
 def mime_of(content_type: str) -> str:
     """Return the media type of a content type, in lower case and without parameters."""
     return content_type.partition(";")[0].strip().lower()

@@ -8,7 +8,6 @@ packages.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -18,11 +17,24 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 
+class Left:
+    """What the last of several homes has left behind, which need not be set again; None: who knows."""
+
+    directory: str | None = None
+    own: str | None = None
+
+
 class Home:
     """The surroundings of one node, while it is entered; a context manager."""
 
-    def __init__(self, directory: str, own: Sequence[str], installed: Sequence[str]) -> None:
-        """Make the home of an archive; `own` precedes the `installed` packages on its import path."""
+    def __init__(
+        self, directory: str, own: Sequence[str], installed: Sequence[str], left: Left | None = None
+    ) -> None:
+        """Make the home of an archive; `own` precedes the `installed` packages on its import path.
+
+        Homes that share `left` are the only ones to change what is around them.
+        """
+        self._left = Left() if left is None else left
         self._directory = os.path.abspath(directory)
         self._own = os.pathsep.join(own)  # PYTHONPATH, for what the node starts
         self._path = list(dict.fromkeys([*own, *installed]))
@@ -38,19 +50,20 @@ class Home:
 
     def enter(self) -> None:
         """Make these the surroundings of what runs next."""
-        with contextlib.suppress(FileNotFoundError):  # it has been removed since
-            os.chdir(self._directory)
-        os.environ["PYTHONPATH"] = self._own
+        if self._left.directory != self._directory:
+            _move_to(self._directory)
+        if self._left.own != self._own:
+            os.environ["PYTHONPATH"] = self._own
         sys.path[:] = self._path
         sys.modules.update(self._modules)
         self._known = len(sys.modules)
 
     def leave(self) -> None:
         """Take the modules of this home out of sight, and remember where the node has moved to."""
-        self._path = list(sys.path)
-        self._own = os.environ.get("PYTHONPATH", "")
-        with contextlib.suppress(FileNotFoundError):
-            self._directory = os.getcwd()
+        self._path = sys.path[:]
+        self._own = self._left.own = os.environ.get("PYTHONPATH", "")
+        self._left.directory = _working_directory()
+        self._directory = self._left.directory or self._directory
         if len(sys.modules) != self._known:
             self._modules |= self._imported()
         for name in self._modules:
@@ -61,6 +74,20 @@ class Home:
 
     def _is_own(self, module: ModuleType) -> bool:
         return any(place.startswith(self._roots) for place in _places(module))
+
+
+def _move_to(directory: str) -> None:
+    try:
+        os.chdir(directory)
+    except FileNotFoundError:  # it has been removed since
+        return
+
+
+def _working_directory() -> str | None:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None
 
 
 def _places(module: ModuleType) -> Iterator[str]:

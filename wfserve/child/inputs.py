@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from bisect import bisect_right
-from operator import is_
+from operator import attrgetter, is_
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -42,33 +42,33 @@ class _View(NamedTuple):
 class Watched:
     """A borrowed input: where it lies, and whoever may look at it, by itself or with its neighbours."""
 
-    __slots__ = ("_own", "_runs", "_same", "descriptor")
+    __slots__ = ("_exporter", "_runs", "_same", "descriptor", "end", "start")
 
-    def __init__(self, descriptor: Descriptor, own: _View, runs: list[_View]) -> None:
+    def __init__(
+        self, descriptor: Descriptor, start: int, exporter: weakref.ref[Buffer], runs: list[_View]
+    ) -> None:
         self.descriptor = descriptor
-        self._own = own
+        self.start = start  # addresses in this process
+        self.end = start + descriptor.length
+        self._exporter = exporter
         self._runs = runs  # of all inputs of the step
-        self._same: list[Watched] = []
-
-    @property
-    def start(self) -> int:
-        """Where the input lies in this process."""
-        return self._own.start
+        self._same: tuple[Watched, ...] = ()
 
     def alive(self) -> bool:
         """Say whether anything still looks at the input."""
-        return (
-            self._own.exporter() is not None
-            or any(self._is_part_of(run) and run.exporter() is not None for run in self._runs)
+        if self._exporter() is not None:
+            return True
+        return bool(self._runs or self._same) and (
+            any(self._is_part_of(run) and run.exporter() is not None for run in self._runs)
             or any(other.alive() for other in self._same)
         )
 
     def _is_part_of(self, run: _View) -> bool:
-        return run.start < self._own.end and self._own.start < run.end
+        return run.start < self.end and self.start < run.end
 
     def stand_for(self, other: Watched) -> None:
         """Be alive as long as `other` is, too, which lies in the same place."""
-        self._same.append(other)
+        self._same += (other,)
 
 
 class Inputs:
@@ -77,18 +77,18 @@ class Inputs:
     def __init__(self, link: ChildLink, *, copied: bool = False) -> None:
         self.copies = 0  # made of inputs on their way to the handler
         self._link = link
+        self._map = link.map
         self._copied = copied
         self._watched: list[Watched] = []
+        self._starting: dict[int, Watched] = {}  # by where one begins
         self._places: list[Watched] | None = None
         self._runs: list[_View] = []
-        # By where an input ends: where those begin that lie before it without a gap, and their segment.
-        self._reaching: dict[int, tuple[int, int, int]] = {}
         self._settled = False
         self._bases: list[tuple[torch.Tensor, list[torch.Tensor]]] = []
 
     def look(self, ref: Ref) -> memoryview:
         """Return a view for the caller to parse at once; nobody notices if it is kept."""
-        return self._link.map(ref.descriptor)
+        return self._map(ref.descriptor)
 
     def read(self, ref: Ref) -> memoryview:
         """Return a view for the caller to copy from at once, which is counted."""
@@ -97,12 +97,13 @@ class Inputs:
 
     def borrow(self, ref: Ref) -> memoryview:
         """Return a writable view for the handler: of shared memory, or of a private copy."""
-        if not ref.descriptor.length:
+        descriptor = ref.descriptor
+        if not descriptor.length:
             return memoryview(bytearray())
         if self._copied:
             return memoryview(bytearray(self.read(ref)))
-        view = self.look(ref)
-        self._watch(ref.descriptor, view)
+        view = self._map(descriptor)
+        self._watch(descriptor, weakref.ref(view.obj))
         return view
 
     def borrow_run(self, whole: Descriptor, count: int) -> memoryview | None:
@@ -112,10 +113,12 @@ class Inputs:
         """
         if self._copied or not whole.length:
             return None
-        view = self._link.map(whole)
-        nbytes = whole.length // count
-        for number in range(count):
-            self._watch(whole._replace(offset=whole.offset + number * nbytes, length=nbytes), view)
+        view = self._map(whole)
+        exporter = weakref.ref(view.obj)
+        segment, first, length = whole
+        nbytes = length // count
+        for offset in range(first, first + nbytes * count, nbytes):
+            self._watch(Descriptor(segment, offset, nbytes), exporter)
         return view
 
     def remember(self, base: torch.Tensor, rows: list[torch.Tensor]) -> None:
@@ -129,29 +132,42 @@ class Inputs:
                 return base.view(base.shape) if _are_as_made(base, rows) else None
         return None
 
-    def _watch(self, descriptor: Descriptor, view: memoryview) -> None:
-        segment, offset, length = descriptor
-        origin = self._link.origin(descriptor)
-        start, end = origin + offset, origin + offset + length
-        self._watched.append(Watched(descriptor, _View(start, end, weakref.ref(view.obj)), self._runs))
-        before = self._reaching.get(start)
-        joined = before is not None and before[1:] == (origin, segment)
-        self._reaching[end] = before if before is not None and joined else (start, origin, segment)
+    def _watch(self, descriptor: Descriptor, exporter: weakref.ref[Buffer]) -> None:
+        start = self._link.origin(descriptor) + descriptor.offset
+        watched = Watched(descriptor, start, exporter, self._runs)
+        self._watched.append(watched)
+        self._starting[start] = watched
 
     def run(self, start: int, nbytes: int) -> memoryview | None:
         """Return one view of memory that lies in inputs without a gap and ends with one, None for any other.
 
         Whoever looks at it is taken to look at each of them. None once `kept` has been asked for.
         """
-        first, origin, segment = self._reaching.get(start + nbytes, (start + nbytes, 0, 0))
+        first, origin, segment = self._reaching().get(start + nbytes, (start + nbytes, 0, 0))
         if start < first or self._settled:
             return None
-        view = self._link.map(Descriptor(segment, start - origin, nbytes))
+        view = self._map(Descriptor(segment, start - origin, nbytes))
         self._runs.append(_View(start, start + nbytes, weakref.ref(view.obj)))
         return view
 
+    def _reaching(self) -> dict[int, tuple[int, int, int]]:
+        """Return, by where an input ends, where those begin that lie before it without a gap.
+
+        With it come the origin of their segment and its number.
+        """
+        reaching: dict[int, tuple[int, int, int]] = {}
+        for watched in self._watched:
+            segment, offset, _ = watched.descriptor
+            mine = watched.start, watched.start - offset, segment
+            before = reaching.get(watched.start)
+            reaching[watched.end] = before if before is not None and before[1:] == mine[1:] else mine
+        return reaching
+
     def locate(self, address: int, nbytes: int) -> Descriptor | None:
         """Return the descriptor of memory that lies wholly in one borrowed input, None for any other."""
+        whole = self._starting.get(address)
+        if whole is not None and whole.descriptor.length == nbytes:
+            return whole.descriptor
         if self._places is None:
             self._places = sorted(self._watched, key=_start)
         found = bisect_right(self._places, address, key=_start) - 1
@@ -177,8 +193,7 @@ def _are_as_made(base: torch.Tensor, rows: Sequence[torch.Tensor]) -> bool:
     return starts == list(range(first, first + base.nbytes, size)) and all(r.shape == shape for r in rows)
 
 
-def _start(watched: Watched) -> int:
-    return watched.start
+_start = attrgetter("start")
 
 
 def kept_once(steps: Iterable[Inputs]) -> list[Watched]:

@@ -14,18 +14,20 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from wfserve.child import device
 from wfserve.child.fault import load_failure_of
 from wfserve.child.inputs import Inputs, kept_once
 from wfserve.child.memory import Peaks, keep_freed
-from wfserve.child.node import Calls, Node
+from wfserve.child.node import Calls, Node, unheard
 from wfserve.child.results import Extents, Stopped, write_reply
 from wfserve.child.surroundings import settle
 from wfserve.transport import progress
 from wfserve.transport.base import NOWHERE, Message, MessageKind
 from wfserve.transport.message import (
+    CallItem,
     Divided,
     Fault,
     Ran,
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from wfserve.child.inputs import Watched
     from wfserve.child.spec import WorkerSpec
     from wfserve.transport.base import ChildLink
-    from wfserve.transport.message import Call, CallItem, Result
+    from wfserve.transport.message import Call, Result
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +73,7 @@ def serve(chain: Sequence[WorkerSpec], link: ChildLink, homes: Sequence[Home] = 
     nodes: list[Node] = []
     try:
         for step, spec in enumerate(chain):
-            nodes.append(Node(spec, link, homes[step] if homes else None))
+            nodes.append(Node(spec, homes[step] if homes else None))
     except (Exception, SystemExit) as error:
         log.exception("%s could not be loaded", chain[len(nodes)].name)
         failure = load_failure_of(error)._replace(step=len(nodes))
@@ -107,7 +109,7 @@ class Worker:
         device.copies.settle()
         kept = kept_once(batch.inputs)
         reply = Reply(tuple(batch.results), tuple(watched.descriptor for watched in kept), tuple(batch.ran))
-        place = write_reply(self._link, extents, reply)
+        place = write_reply(extents, reply)
         self._link.send(Message(MessageKind.DONE, message.tag, place))
         self._release()
         self._kept += kept
@@ -115,6 +117,8 @@ class Worker:
 
     def _release(self) -> None:
         """Give back inputs of earlier batches that nothing looks at any more."""
+        if not self._kept:
+            return
         kept, self._kept = self._kept, []
         for watched in kept:
             if watched.alive():
@@ -173,8 +177,8 @@ class _Batch:
 
     def _beginner(self, step: int) -> Callable[[int], None]:
         if len(self._nodes) == 1:  # the server knows
-            return lambda _item: None
-        return lambda item: progress.note(self._scratch, self._tag, step, item)
+            return unheard
+        return partial(progress.note, self._scratch, self._tag, step)
 
     def _note_passed(self, step: int) -> None:
         """List what this step begins with: if the worker dies, it is all that is left of the steps before."""
@@ -182,21 +186,22 @@ class _Batch:
         self._extents.reserve(size)
         if (place := self._extents.place(size)) is not None:
             refs = [(index, item.inputs[0][1]) for index, item in self._live]
-            encode_passed(refs, self._link.map(place))
+            encode_passed(refs, self._extents.view(place))
             progress.note_passed(self._scratch, self._tag, step, place)
 
     def _sort(self, step: int, results: Sequence[Result]) -> None:
         """Keep what is final, and make inputs of the rest."""
         onward: list[tuple[int, CallItem]] = []
+        is_last = step == self._call.last
         for (index, item), result in zip(self._live, results, strict=True):
             if isinstance(result, Fault):
                 reached = item.inputs[0][1] if step > self._call.first else None
                 self._found[index] = result._replace(step=step, reached=reached)
-            elif step == self._call.last or isinstance(result, Divided):
+            elif is_last or isinstance(result, Divided):
                 self._found[index] = result
             else:
                 request_id = following_id(item.request_id)
-                onward.append((index, item._replace(request_id=request_id, inputs=((0, result.ref),))))
+                onward.append((index, CallItem(request_id, item.headers, ((0, result.ref),))))
         self._live = onward
 
 

@@ -18,7 +18,7 @@ from wfserve.child.envelope import joins
 from wfserve.child.fault import NodeError, sending_fault_of
 from wfserve.child.handler import Handler
 from wfserve.child.results import write_results
-from wfserve.child.rows import Rows
+from wfserve.child.rows import Layout, Rows
 from wfserve.transport.message import MAX_RESPONSE_BYTES, Fault, Form
 
 if TYPE_CHECKING:
@@ -32,17 +32,22 @@ if TYPE_CHECKING:
     from wfserve.child.inputs import Inputs
     from wfserve.child.results import Extents, Outcome
     from wfserve.child.spec import WorkerSpec
-    from wfserve.transport.base import ChildLink
     from wfserve.transport.message import CallItem, Result
 
+    Handle = Callable[[Sequence[Job]], list[Answer | Fault]]
+
 log = logging.getLogger(__name__)
+
+
+def unheard(_item: int) -> None:
+    """Be told of an item, where nobody has to know."""
 
 
 class Calls(NamedTuple):
     """How the handler is called for the items of one step, and where its results go."""
 
     extents: Extents
-    begins: Callable[[int], None] = lambda _item: None  # told of each item that a call begins with
+    begins: Callable[[int], None] = unheard  # told of each item that a call begins with
     direct: bool = False  # clients called this node alone
     form: Form = Form.WHOLE
 
@@ -50,12 +55,9 @@ class Calls(NamedTuple):
 class Node:
     """One node of a stage, loaded."""
 
-    def __init__(
-        self, spec: WorkerSpec, link: ChildLink, home: AbstractContextManager[object] | None = None
-    ) -> None:
+    def __init__(self, spec: WorkerSpec, home: AbstractContextManager[object] | None = None) -> None:
         """Load the handler, in `home` if that has to be entered. Raises whatever its code does."""
         self.spec = spec
-        self._link = link
         self._home = home or nullcontext()
         self._rooms = Rooms()
         with self._home:
@@ -64,22 +66,24 @@ class Node:
         self._encode_leaving = codec.encoder_for(spec.data_format, True, archive)
         between = "native" if joins(spec) else spec.data_format
         self._encode_staying = codec.encoder_for(between, False, archive)
+        self._layout = Layout(spec)
 
     def run(self, items: Sequence[CallItem], inputs: Inputs, calls: Calls) -> list[Result]:
         """Return a result for each item, in order."""
         with self._home:
-            rows = Rows(self.spec, inputs, direct=calls.direct)
+            rows = Rows(self._layout, inputs, direct=calls.direct)
             if calls.form is Form.JOINED:
                 return self._joined(items, rows, inputs, calls)
             rows.look_together(items)
             jobs = self._jobs(items, rows)
+            handle = partial(self._handler.call, together=self._together(inputs))
             if not self.spec.is_function:
                 calls.begins(0)
-                return self._written(jobs, inputs, calls)
+                return self._written(jobs, handle, inputs, calls)
             results: list[Result] = []
             for index, job in enumerate(jobs):
                 calls.begins(index)
-                results += self._written([job], inputs, calls)
+                results += self._written([job], handle, inputs, calls)
             return results
 
     def _joined(self, items: Sequence[CallItem], rows: Rows, inputs: Inputs, calls: Calls) -> list[Result]:
@@ -88,7 +92,7 @@ class Node:
         for item in items:
             job, parts = rows.parts(item)
             outcomes.append(self._encoded(job, many.one_of_parts(parts), inputs, calls.form))
-        return write_results(self._link, calls.extents, outcomes)
+        return write_results(calls.extents, outcomes)
 
     def take_metrics(self) -> bytes:
         """Return what the handler recorded since the last time, as JSON; empty if nothing."""
@@ -104,16 +108,17 @@ class Node:
                 jobs.append(error.fault)
         return jobs
 
-    def _written(self, jobs: Sequence[Job | Fault], inputs: Inputs, calls: Calls) -> list[Result]:
+    def _written(
+        self, jobs: Sequence[Job | Fault], handle: Handle, inputs: Inputs, calls: Calls
+    ) -> list[Result]:
         """Call the handler with those jobs that could be read, and write what it returns."""
-        handle = partial(self._handler.call, together=self._together(inputs))
         readable = [job for job in jobs if not isinstance(job, Fault)]
         answers = iter(many.call(handle, readable, self.spec, calls.form))
         outcomes = [
             job if isinstance(job, Fault) else self._encoded(job, next(answers), inputs, calls.form)
             for job in jobs
         ]
-        return write_results(self._link, calls.extents, outcomes)
+        return write_results(calls.extents, outcomes)
 
     def _together(self, inputs: Inputs) -> Together:
         if self.spec.data_format == "bytes":

@@ -23,25 +23,27 @@ if TYPE_CHECKING:
 
 DTYPES = {name: getattr(torch, name) for name in frame.DTYPES if hasattr(torch, name)}
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_PLAIN_TYPES, _STRIDED = frozenset({torch.Tensor, torch.nn.Parameter}), torch.strided
 # Elements are copied as integers of their size: float8 and its like have no copy of their own.
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}
 
 
 def tensor_of(buffer: Any, dtype: str, shape: Sequence[int]) -> torch.Tensor:
     """Return a tensor over `buffer` (whole elements, row-major), which it keeps alive."""
-    if not memoryview(buffer).nbytes:
+    if 0 in shape:
         return torch.empty(shape, dtype=DTYPES[dtype])
-    return torch.frombuffer(buffer, dtype=DTYPES[dtype]).reshape(tuple(shape))
+    elements = torch.frombuffer(buffer, dtype=DTYPES[dtype])
+    return elements if elements.shape == shape else elements.reshape(tuple(shape))
 
 
 def is_plain(tensor: torch.Tensor) -> bool:
     """Say whether dtype, shape and elements are all there is: not sparse, nested, quantized, a subclass."""
     return (
-        type(tensor) in (torch.Tensor, torch.nn.Parameter)
-        and tensor.layout is torch.strided
+        type(tensor) in _PLAIN_TYPES
+        and tensor.layout is _STRIDED
         and not tensor.is_nested
         and tensor.dtype in DTYPE_NAMES
-        and tensor.device.type != "meta"
+        and not tensor.is_meta
     )
 
 

@@ -27,7 +27,7 @@ def encode_metrics(metrics: Iterable[Any], limit: int = MAX_METRICS_BYTES) -> by
     What is no finite number, and what is beyond the limit, is left out and named in the log.
     """
     entries = [entry for metric in metrics if (entry := _entry(metric)) is not None]
-    encoded = [orjson.dumps(entry) for entry in _summed(entries)]
+    encoded = [text for entry in _summed(entries) if (text := _encoded(entry))]
     fitting, size = 0, 1
     for text in encoded:
         size += len(text) + 1
@@ -45,12 +45,18 @@ def _entry(metric: Any) -> list[Any] | None:
         if value - value != 0:
             raise ValueError(f"{value} is not finite")
         labels = {str(label.name): str(label.value) for label in metric.dimensions}
-        entry = [str(metric.name), str(metric.unit), metric.metric_type.value, value, labels]
-        orjson.dumps(entry)
+        return [str(metric.name), str(metric.unit), str(metric.metric_type.value), value, labels]
     except Exception as problem:  # their own methods may raise anything
         log.warning("a metric is not recorded: %s", str(problem))
         return None
-    return entry
+
+
+def _encoded(entry: list[Any]) -> bytes:
+    try:
+        return orjson.dumps(entry)
+    except TypeError as problem:  # half a character
+        log.warning("a metric is not recorded: %s", str(problem))
+        return b""
 
 
 def _summed(entries: Iterable[list[Any]]) -> list[list[Any]]:

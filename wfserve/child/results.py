@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import logging
 import traceback
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from wfserve.child.fault import OUT_OF_RESOURCES, alone, sending_fault_of
 from wfserve.errors import FrameError
 from wfserve.transport.base import NOWHERE, Descriptor, Message, MessageKind
 from wfserve.transport.frame import ALIGNMENT, shape_key
-from wfserve.transport.message import Divided, Fault, Ref, Reply, Value, encode_reply, reply_size
+from wfserve.transport.message import (
+    Divided,
+    Fault,
+    Ref,
+    Reply,
+    Value,
+    divided_size,
+    encode_reply,
+    reply_size,
+    result_size,
+    value_size,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +34,7 @@ if TYPE_CHECKING:
     Outcome = tuple[Encoded, bytes] | Fault | list[Encoded]
 
 log = logging.getLogger(__name__)
+EMPTY_REPLY_BYTES: Final = reply_size(Reply(()))
 
 
 class Stopped(Exception):  # noqa: N818 - what happens, not what went wrong
@@ -43,6 +55,7 @@ class Extents:
 
     def _open(self, extent: Descriptor) -> None:
         self._extent = extent
+        self._view: memoryview | None = None  # of all of it
         self._end = 0
         self._row = b""  # header of the tensor that ends there
 
@@ -63,10 +76,18 @@ class Extents:
         """Take a piece, for the frame with `header` if it is one; None if there is no room."""
         row = shape_key(header) if header else b""
         start = self._end if row and row == self._row else aligned(self._end)
-        if nbytes > self._extent.length - start:
+        segment, offset, length = self._extent
+        if nbytes > length - start:
             return None
         self._end, self._row = start + nbytes, row
-        return Descriptor(self._extent.segment, self._extent.offset + start, nbytes)
+        return Descriptor(segment, offset + start, nbytes)
+
+    def view(self, place: Descriptor) -> memoryview:
+        """Return what to write a piece to that was taken last."""
+        if self._view is None:
+            self._view = self._link.map(self._extent)
+        start = place.offset - self._extent.offset
+        return self._view[start : start + place.length]
 
     def start_over(self) -> None:
         """Give up everything placed so far."""
@@ -78,64 +99,63 @@ def aligned(nbytes: int) -> int:
     return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 
-def write_results(link: ChildLink, extents: Extents, outcomes: Sequence[Outcome]) -> list[Result]:
+def write_results(extents: Extents, outcomes: Sequence[Outcome]) -> list[Result]:
     """Write each frame that does not lie somewhere already. What finds no memory becomes a fault (507)."""
-    frames = [frame for outcome in outcomes for frame in _frames(outcome)]
-    replies = reply_size(Reply(tuple(map(_sample, outcomes))))
-    extents.reserve(sum(aligned(each.nbytes) for each in frames if each.place is None) + replies)
-    return [_result(link, extents, outcome) for outcome in outcomes]
+    extents.reserve(sum(map(_room, outcomes)) + EMPTY_REPLY_BYTES)
+    return [_result(extents, outcome) for outcome in outcomes]
 
 
-def _frames(outcome: Outcome) -> Sequence[Encoded]:
+def _room(outcome: Outcome) -> int:
+    """Return what an outcome takes of the extent at most: its frames, and its entry in the reply."""
     if isinstance(outcome, Fault):
-        return ()
-    return outcome if isinstance(outcome, list) else outcome[:1]
-
-
-def _sample(outcome: Outcome) -> Result:
-    if isinstance(outcome, Fault):
-        return outcome
+        return result_size(outcome)
     if isinstance(outcome, list):
-        return Divided(tuple(Ref(part.header, NOWHERE) for part in outcome))
-    return Value(Ref(outcome[0].header, NOWHERE), outcome[1])
+        return sum(map(_frame_room, outcome)) + divided_size(len(outcome))
+    return _frame_room(outcome[0]) + value_size(outcome[1])
 
 
-def _result(link: ChildLink, extents: Extents, outcome: Outcome) -> Result:
+def _frame_room(encoded: Encoded) -> int:
+    return aligned(encoded.nbytes) if encoded.place is None else 0
+
+
+def _result(extents: Extents, outcome: Outcome) -> Result:
     if isinstance(outcome, Fault):
         return outcome
     if not isinstance(outcome, list):
-        ref = _write(link, extents, outcome[0])
-        return ref if isinstance(ref, Fault) else Value(ref, outcome[1])
+        encoded, response = outcome
+        ref = _write(extents, encoded)
+        return ref if isinstance(ref, Fault) else Value(ref, response)
     refs: list[Ref] = []
     for part in outcome:
-        ref = _write(link, extents, part)
+        ref = _write(extents, part)
         if isinstance(ref, Fault):
             return ref
         refs.append(ref)
     return Divided(tuple(refs))
 
 
-def _write(link: ChildLink, extents: Extents, encoded: Encoded) -> Ref | Fault:
+def _write(extents: Extents, encoded: Encoded) -> Ref | Fault:
     place = encoded.place
     if place is None:
         place = extents.place(encoded.nbytes, encoded.header)
         if place is None:
             return alone(OUT_OF_RESOURCES)
         try:
-            encoded.write(link.map(place))
+            encoded.write(extents.view(place))
         except Exception as error:  # a device may report here what went wrong on it before
             log.error("a result cannot be written\n%s", traceback.format_exc())
             return sending_fault_of(error)
     return Ref(encoded.header, place)
 
 
-def write_reply(link: ChildLink, extents: Extents, reply: Reply) -> Descriptor:
+def write_reply(extents: Extents, reply: Reply) -> Descriptor:
     """Write the reply, if need be without metrics.
 
     Without room for it, every item becomes a fault (507), for which there is room.
     """
-    extents.reserve(reply_size(reply))
-    place = extents.place(reply_size(reply))
+    size = reply_size(reply)
+    extents.reserve(size)
+    place = extents.place(size)
     if place is None:
         reply = reply._replace(ran=tuple(each._replace(metrics=b"") for each in reply.ran))
         place = extents.place(reply_size(reply))
@@ -145,4 +165,4 @@ def write_reply(link: ChildLink, extents: Extents, reply: Reply) -> Descriptor:
         place = extents.place(reply_size(reply))
         if place is None:
             raise FrameError("the extent lent for results does not even hold the reply")
-    return place._replace(length=encode_reply(reply, link.map(place)))
+    return Descriptor(place.segment, place.offset, encode_reply(reply, extents.view(place)))

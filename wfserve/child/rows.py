@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from wfserve.child import codec, form, media
 from wfserve.child.context import Headers, Job, asks_to_describe
-from wfserve.child.envelope import joins
+from wfserve.child.envelope import BODY, joins
 from wfserve.child.fault import NodeError
 from wfserve.child.tensors import tensor_over
 from wfserve.transport.frame import Kind, parse_header
@@ -30,22 +30,36 @@ def _as_it_is(view: memoryview) -> memoryview:
     return view
 
 
+class Layout:
+    """What the rows of a node look like, the same for all of its calls."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self.spec = spec
+        self.is_native = spec.data_format == "native"
+        self.as_returned = self.is_native or joins(spec)
+        self.begins = not spec.parents  # with what clients sent
+        # By its name the content type of what a parent returned: none is said of it.
+        self.single: dict[str, str] | None = {BODY: ""} if len(spec.parents) == 1 else None
+
+
 class Rows:
     """Builds the jobs of one step of a batch; `direct` says that clients called this node alone."""
 
-    def __init__(self, spec: WorkerSpec, inputs: Inputs, *, direct: bool) -> None:
-        self._spec = spec
+    def __init__(self, layout: Layout, inputs: Inputs, *, direct: bool) -> None:
+        self._layout = layout
+        self._spec = layout.spec
         self._inputs = inputs
         self._direct = direct
-        self._native = spec.data_format == "native"
-        self._as_returned = self._native or joins(spec)
+        self._native = layout.is_native
         self._together: dict[Descriptor, torch.Tensor] = {}
 
     def look_together(self, items: Sequence[CallItem]) -> None:
         """Look at the inputs of `items` as one, if they are of one kind and lie one behind the other."""
-        if len(items) < 2 or not self._native or any(len(item.inputs) != 1 for item in items):
+        if len(items) < 2 or not self._native:
             return
-        refs, spec = [item.inputs[0][1] for item in items], self._spec
+        refs, spec = [item.inputs[0][1] for item in items if len(item.inputs) == 1], self._spec
+        if len(refs) < len(items):
+            return
         rows = codec.decode_run(refs, self._inputs, spec.input_dtype, spec.input_shape)
         if rows is not None:
             self._together = {ref.descriptor: row for ref, row in zip(refs, rows, strict=True)}
@@ -59,20 +73,21 @@ class Rows:
     def job(self, item: CallItem) -> Job:
         """Return the job of an item. Raises `NodeError` if its input cannot be read."""
         headers = Headers(bytes(self._inputs.look(item.headers)))
-        if self._direct or not self._spec.parents:
+        if self._direct or self._layout.begins:
             return Job(item.request_id, headers, self._client_row(item, headers), self._direct)
-        names = [self._spec.parents[parent] for parent, _ in item.inputs]
-        if len(self._spec.parents) == 1:
-            names = ["body"]
-        values = [self._value(ref) for _, ref in item.inputs]
-        headers.add_parameters([form.Parameter(name, None, "") for name in names])
-        return Job(item.request_id, headers, dict(zip(names, values, strict=True)))
+        if self._layout.single is not None:
+            headers.add_parameters(self._layout.single)
+            ((_, ref),) = item.inputs
+            return Job(item.request_id, headers, {BODY: self._value(ref)})
+        row = {self._spec.parents[parent]: self._value(ref) for parent, ref in item.inputs}
+        headers.add_parameters(dict.fromkeys(row, ""))
+        return Job(item.request_id, headers, row)
 
     def _client_row(self, item: CallItem, headers: Headers) -> dict[str, Any]:
         ref = item.inputs[0][1] if item.inputs else None
         if ref is not None and parse_header(ref.header).kind == Kind.TENSOR:  # rows of what a client sent
-            headers.add_parameters([form.Parameter("body", None, headers.content_type())])
-            return {"body": self._value(ref)}
+            headers.add_parameters({BODY: headers.content_type()})
+            return {BODY: self._value(ref)}
         body = memoryview(bytearray()) if ref is None else self._body(ref)
         if self._direct and not body and asks_to_describe(headers):
             return {}
@@ -81,12 +96,12 @@ class Rows:
         found = form.parameters(headers.content_type(), body, raw, decode=decode, tensors=self._native)
         if self._native and decode:
             found = [self._described(parameter, headers, ref) for parameter in found]
-        headers.add_parameters([parameter._replace(value=None) for parameter in found])
+        headers.add_parameters({parameter.name: parameter.content_type for parameter in found})
         return {parameter.name: parameter.value for parameter in found}
 
     def _described(self, parameter: form.Parameter, headers: Headers, ref: Ref | None) -> form.Parameter:
         """Return a body as the tensor that the request's headers say it is, if they do."""
-        dtype = headers.find(media.DTYPE_HEADER) if parameter.name == "body" else None
+        dtype = headers.find(media.DTYPE_HEADER) if parameter.name == BODY else None
         mime = form.mime_of(parameter.content_type)
         if dtype is None:
             return self._declared(parameter, ref) if mime in ("", media.BINARY) else parameter
@@ -98,7 +113,7 @@ class Rows:
     def _declared(self, parameter: form.Parameter, ref: Ref | None) -> form.Parameter:
         """Return a raw body as the tensor that the specification says it is, or rows of such, if it does."""
         dtype, shape = self._spec.input_dtype, self._spec.input_shape
-        if shape is None or parameter.name != "body" or not isinstance(parameter.value, memoryview):
+        if shape is None or parameter.name != BODY or not isinstance(parameter.value, memoryview):
             return parameter
         if ref is not None and ref.descriptor in self._together:
             return parameter._replace(value=self._together[ref.descriptor])
@@ -114,8 +129,8 @@ class Rows:
         return self._inputs.borrow(ref) if self._native else self._inputs.read(ref)
 
     def _value(self, ref: Ref) -> Any:
-        if ref.descriptor in self._together:
+        if self._together and ref.descriptor in self._together:
             return self._together[ref.descriptor]
-        if self._as_returned:
+        if self._layout.as_returned:
             return codec.decode_native(ref, self._inputs)
         return codec.decode_bytes(ref, self._inputs)

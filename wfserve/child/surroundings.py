@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wfserve.child.home import Home
+from wfserve.child.home import Home, Left
 from wfserve.child.spec import stage_name
 
 if TYPE_CHECKING:
@@ -63,8 +63,9 @@ def homes_of(chain: Sequence[WorkerSpec]) -> list[Home]:
     """Return the home of each node: its archive comes before what this process has inherited."""
     inherited = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     installed = [os.path.abspath(entry) for entry in sys.path if entry]
+    left = Left()
     return [
-        Home(spec.model_dir, import_path(spec.model_dir, inherited, spec.packages), installed)
+        Home(spec.model_dir, import_path(spec.model_dir, inherited, spec.packages), installed, left)
         for spec in chain
     ]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import torch
 
 from wfserve.child import objects
@@ -41,17 +41,25 @@ def aligned(view: memoryview, itemsize: int) -> memoryview:
     return view
 
 
+def lies_row_major(value: torch.Tensor) -> bool:
+    """Say whether memory of this process holds the elements of a plain tensor as a frame does."""
+    return value.is_cpu and value.is_contiguous() and not (value.is_conj() or value.is_neg())
+
+
 def write_elements(value: torch.Tensor, view: memoryview, strides: Sequence[int] | None = None) -> None:
     """Write the elements of a plain tensor once, from whatever device and strides it has.
 
-    They are laid out row-major, or by `strides` (in elements) that leave no gaps.
+    They are laid out row-major, or by `strides` (in elements) that leave no gaps. Raises `ValueError` if
+    they do not fill the view, `TypeError` if it is read-only.
     """
     if not value.numel():
         return
-    bits = objects.bits_of(value)
-    if strides is None and bits.is_contiguous() and bits.device.type == "cpu":
+    if strides is None and lies_row_major(value) and (address := value.data_ptr()):
+        if view.nbytes != value.nbytes:
+            raise ValueError(f"A tensor of {value.nbytes} bytes does not fill {view.nbytes}")
         # Not `copy_`, which shares even this out among threads, and waits for the last of them.
-        np.frombuffer(view, dtype=np.uint8)[:] = bits.reshape(-1).view(torch.uint8).numpy()
+        ctypes.memmove(ctypes.addressof(ctypes.c_char.from_buffer(view)), address, value.nbytes)
         return
+    bits = objects.bits_of(value)
     flat = torch.frombuffer(view, dtype=bits.dtype)
     (flat.view(bits.shape) if strides is None else flat.as_strided(bits.shape, strides)).copy_(bits)

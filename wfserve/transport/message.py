@@ -19,6 +19,7 @@ import enum
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from wfserve import _native
 from wfserve.errors import FrameError
 from wfserve.transport.base import Descriptor
 from wfserve.transport.frame import HEADER_SIZE
@@ -170,42 +171,42 @@ def encode_call(call: Call, view: memoryview) -> int:
 
 def decode_call(view: memoryview) -> Call:
     """Return the call in `view`; raises `FrameError` if it is not exactly one."""
-    reader = Reader(view)
-    count, segment, offset, length, first, last, direct, form = reader.take(_CALL)
+    data = bytes(view)
+    try:
+        count, segment, offset, length, first, last, direct, form = _CALL.unpack_from(data)
+        items = _native.decode_items(data, _CALL.size, count, CallItem, Ref)
+    except (struct.error, ValueError) as problem:
+        raise FrameError(f"What should be a call is none: {problem}") from None
     if form not in _FORMS:
         raise FrameError(f"A call has no items of form {form}")
-    items = tuple([_decode_item(reader) for _ in reader.times(count, _ITEM.size)])
-    reader.finish()
     return Call(items, Descriptor(segment, offset, length), first, last, direct, Form(form))
-
-
-def _decode_item(reader: Reader) -> CallItem:
-    request_id, header, segment, offset, length, count = reader.take(_ITEM)
-    text = request_id.hex()
-    inputs = []
-    for _ in reader.times(count, _INPUT.size):
-        index, input_header, *place = reader.take(_INPUT)
-        inputs.append((index, Ref(input_header, Descriptor(*place))))
-    return CallItem(
-        f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}",
-        Ref(header, Descriptor(segment, offset, length)),
-        tuple(inputs),
-    )
 
 
 def reply_size(reply: Reply) -> int:
     """Return the bytes `encode_reply` will write at most."""
-    results = sum(map(_result_size, reply.results))
-    ran = sum(_RAN.size + len(each.metrics) for each in reply.ran)
-    return _REPLY.size + results + _KEPT.size * len(reply.kept) + ran
+    size = _REPLY.size + _KEPT.size * len(reply.kept) + _RAN.size * len(reply.ran)
+    for ran in reply.ran:
+        size += len(ran.metrics)
+    return size + sum(map(result_size, reply.results))
 
 
-def _result_size(result: Result) -> int:
+def result_size(result: Result) -> int:
+    """Return the bytes that a result takes of a reply at most."""
     if isinstance(result, Value):
-        return _VALUE.size + len(result.response)
+        return value_size(result.response)
     if isinstance(result, Divided):
-        return _DIVIDED.size + _REACHED.size * len(result.parts)
+        return divided_size(len(result.parts))
     return _FAULT.size + _REACHED.size + MAX_KIND_BYTES + _text_bound(result.message)
+
+
+def value_size(response: bytes) -> int:
+    """Return the bytes that a value with this response takes of a reply."""
+    return _VALUE.size + len(response)
+
+
+def divided_size(parts: int) -> int:
+    """Return the bytes that an input divided into so many parts takes of a reply."""
+    return _DIVIDED.size + _REACHED.size * parts
 
 
 def encode_reply(reply: Reply, view: memoryview) -> int:
@@ -216,9 +217,17 @@ def encode_reply(reply: Reply, view: memoryview) -> int:
     """
     _REPLY.pack_into(view, 0, len(reply.results), len(reply.kept), len(reply.ran))
     end = _REPLY.size
+    pack_value = _VALUE.pack_into
     for result in reply.results:
         if isinstance(result, Value):
-            end = _encode_value(result, view, end)
+            (header, place), response = result
+            if len(response) > MAX_RESPONSE_BYTES:
+                limit = MAX_RESPONSE_BYTES
+                raise ValueError(f"What a handler sets on a response is limited to {limit} bytes")
+            pack_value(view, end, _TAG_VALUE, header, *place, len(response))
+            end += _VALUE.size
+            if response:
+                end = _put(view, end, response)
         elif isinstance(result, Divided):
             end = _encode_divided(result, view, end)
         else:
@@ -232,14 +241,6 @@ def encode_reply(reply: Reply, view: memoryview) -> int:
         _RAN.pack_into(view, end, busy_ns, items, copies, len(metrics))
         end = _put(view, end + _RAN.size, metrics)
     return end
-
-
-def _encode_value(value: Value, view: memoryview, at: int) -> int:
-    (header, place), response = value
-    if len(response) > MAX_RESPONSE_BYTES:
-        raise ValueError(f"What a handler sets on a response is limited to {MAX_RESPONSE_BYTES} bytes")
-    _VALUE.pack_into(view, at, _TAG_VALUE, header, *place, len(response))
-    return _put(view, at + _VALUE.size, response)
 
 
 def _encode_divided(divided: Divided, view: memoryview, at: int) -> int:

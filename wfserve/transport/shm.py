@@ -224,7 +224,7 @@ class ShmChildLink:
     def __init__(
         self, segments: dict[int, _native.SegmentMap], end: _native.ChildEnd, pinned: Descriptor | None
     ) -> None:
-        self._segments = segments
+        self._views = {number: segment.view for number, segment in segments.items()}
         self._origins: dict[int, int] = {}
         self._end = end
         self._pinned = pinned
@@ -245,9 +245,9 @@ class ShmChildLink:
     def map(self, descriptor: Descriptor) -> memoryview:
         """Return a writable view; its `obj` lives as long as anything looks at these bytes."""
         number, offset, length = descriptor
-        if number not in self._segments:
+        if number not in self._views:
             raise ValueError(f"Segment {number} is not mapped")
-        return self._segments[number].view(offset, length)
+        return self._views[number](offset, length)
 
     def origin(self, descriptor: Descriptor) -> int:
         """Return where the segment lies: all of it lies together."""

@@ -30,6 +30,8 @@ class RequestProcessor:
     def get_request_property(self, key: str) -> Any:
         """Return a header, None if there is none; the case of `key` does not matter."""
         headers = self._request_header
+        if hasattr(headers, "named"):  # a worker's, which know that without a look at each
+            return headers.named(key)
         if key in headers:
             return headers[key]
         wanted = key.lower()

@@ -41,24 +41,31 @@ class CachingMetric:
         A number of labels that does not fit, or a negative count, is logged and not recorded: a wrong metric
         must not cost a request its answer.
         """
-        if len(dimension_values) != len(self.dimension_names):
-            wrong = f"{len(dimension_values)} dimension values for {self.dimension_names}"
-        elif self.metric_type is MetricTypes.COUNTER and value < 0:
-            wrong = f"a counter cannot fall by {value}"
-        else:
-            labels = map(Dimension, self.dimension_names, dimension_values)
-            self._emit(
-                Metric(self.metric_name, value, self.unit, [*labels], request_id, None, self.metric_type)
+        if len(dimension_values) == len(self.dimension_names):
+            self._record_if_sound(
+                value, [*map(Dimension, self.dimension_names, dimension_values)], request_id
             )
-            return
-        logger.error("[METRICS]%s is not recorded: %s", self.metric_name, wrong)
+        else:
+            self._refuse(f"{len(dimension_values)} dimension values for {self.dimension_names}")
 
     def update(
         self, value: float, request_id: str | None = None, dimensions: Sequence[Dimension] = ()
     ) -> None:
         """Record `value` under other dimensions, which the metric has from now on."""
         self.dimension_names = [each.name for each in dimensions]
-        self.add_or_update(value, [each.value for each in dimensions], request_id)
+        labels = [
+            each if type(each) is Dimension else Dimension(each.name, each.value) for each in dimensions
+        ]
+        self._record_if_sound(value, labels, request_id)
+
+    def _record_if_sound(self, value: float, labels: Sequence[Dimension], request_id: str | None) -> None:
+        if self.metric_type is MetricTypes.COUNTER and value < 0:
+            self._refuse(f"a counter cannot fall by {value}")
+        else:
+            self._emit(Metric(self.metric_name, value, self.unit, labels, request_id, None, self.metric_type))
+
+    def _refuse(self, why: str) -> None:
+        logger.error("[METRICS]%s is not recorded: %s", self.metric_name, why)
 
     def _emit(self, metric: Metric) -> None:
         if self._record is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from .caching_metric import CachingMetric
@@ -19,6 +20,12 @@ logger = logging.getLogger(__name__)
 
 TIMES = ("ms", "s")
 SIZES = ("B", "kB", "KB", "MB", "GB")
+_ERROR = Dimension("Level", "Error")
+
+
+@lru_cache(1)
+def _of_model(name: str) -> tuple[Dimension, Dimension]:
+    return Dimension("ModelName", name), Dimension("Level", "Model")
 
 
 class MetricsStore:
@@ -93,7 +100,7 @@ class MetricsStore:
     def add_error(self, name: str, value: float | str, dimensions: Sequence[Dimension] | None = None) -> None:
         """Count the error `name`; a text counts as one."""
         count = value if isinstance(value, (int, float)) else 1
-        labels = _with_defaults(dimensions, Dimension("Level", "Error"))
+        labels = _with_defaults(dimensions, _ERROR)
         self._metric(name, "", MetricTypes.COUNTER, labels).update(count, None, labels)
 
     def add_time(
@@ -158,9 +165,7 @@ class MetricsStore:
         self._metric(name, unit, metric_type, labels).update(value, self._request_id(idx), labels)
 
     def _default_dimensions(self) -> Sequence[Dimension]:
-        if self.request_ids is None:
-            return (Dimension("Level", "Error"),)
-        return Dimension("ModelName", self.model_name), Dimension("Level", "Model")
+        return (_ERROR,) if self.request_ids is None else _of_model(self.model_name)
 
     def _request_id(self, idx: int | None) -> str | None:
         """Return the id of one request of the batch, or of all of them if `idx` names none."""
@@ -195,7 +200,9 @@ class MetricsStore:
 
 def _with_defaults(dimensions: Sequence[Dimension] | None, *defaults: Dimension) -> list[Dimension]:
     """Return the dimensions, and those of the defaults that none of them is named like."""
-    given = list(dimensions or ())
+    if not dimensions:
+        return [*defaults]
+    given = list(dimensions)
     names = {each.name for each in given}
     return given + [each for each in defaults if each.name not in names]
 

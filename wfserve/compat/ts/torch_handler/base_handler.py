@@ -137,7 +137,8 @@ class BaseHandler:
     @timed
     def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:
         """Run the model on what `preprocess` returned; an ONNX session gets a tensor as its first input."""
-        if hasattr(self.model, "get_inputs"):
+        # A module is asked nothing that it lacks: its `__getattr__` takes a while to say so.
+        if not isinstance(self.model, torch.nn.Module) and hasattr(self.model, "get_inputs"):
             return self._run_session(data)
         with torch.inference_mode():
             return self.model(data.to(self.device), *args, **kwargs)
