@@ -205,6 +205,7 @@ class Stage:
 
     async def serve(self) -> None:
         """Dispatch for ever. One task, so that attempts made in one scheduler tick leave in one batch."""
+        await trio.lowlevel.checkpoint()  # those of this tick as well
         while True:
             with trio.CancelScope() as self._alarm:  # until an alarm rings: one a wake costs 4 µs
                 while True:
