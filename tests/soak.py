@@ -11,11 +11,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import json
 import os
 import random
 import re
 import signal
 import socket
+import struct
 import tempfile
 import threading
 import time
@@ -26,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.archives import chain, pack
+from tests.archives import chain, pack, pack_handler
 from tests.servers import Server
 
 if TYPE_CHECKING:
@@ -39,7 +41,22 @@ WORKFLOWS = {
     "upper": chain("echo", "upper"),
     "obey": chain("obey"),
     "lethal": chain("obey", settings="timeout-ms: 500"),  # whoever waits behind a fault here may time out
+    "rows": """
+        models:
+          data-format: native
+          batch-size: 8
+          min-workers: 2
+          max-workers: 2
+          retry-attempts: 3
+          firsts: {url: firsts.mar, input-shape: [256]}
+        dag:
+          firsts: []
+        """,
 }
+FIRSTS = """
+def handle(data, context):
+    return data and data.tensor()[:, 0].tolist()
+"""
 
 
 class Client:
@@ -87,6 +104,21 @@ def post(workflow: str, body: bytes, headers: str = "") -> bytes:
 def good(client: Client) -> bool:
     body = b"%x" % client.chance.getrandbits(8 * client.chance.choice([1, 100, 5000]))
     return client.ask(post("upper", body)) == (200, body.upper())
+
+
+def rows(client: Client) -> bool:
+    """A body of one row, which shares a slab with others, or of several, which two workers share."""
+    numbers = [float(client.chance.randrange(1000)) for _ in range(client.chance.choice([1, 1, 1, 5, 40]))]
+    body = b"".join(struct.pack("<256f", *[number] * 256) for number in numbers)
+    status, answer = client.ask(post("rows", body, "content-type: application/octet-stream\r\n"))
+    return status == 200 and json.loads(answer) == (numbers if len(numbers) > 1 else numbers[0])
+
+
+def hurried(client: Client) -> bool:
+    headers = (
+        f"x-timeout-ms: {client.chance.choice([1, 5, 50])}\r\nx-priority: {client.chance.randrange(10)}\r\n"
+    )
+    return client.ask(post("obey", b"sleep 0.004", headers))[0] in (200, 503, 504)
 
 
 def large(client: Client) -> bool:
@@ -138,7 +170,9 @@ def leaves_before_its_answer(client: Client) -> bool:
 
 
 KINDS: dict[Callable[[Client], bool], int] = {
-    good: 900,
+    good: 780,
+    rows: 100,
+    hurried: 20,
     obeyed: 38,
     large: 5,
     raises: 20,
@@ -271,6 +305,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         store = Path(scratch)
+        pack_handler(store, "firsts", FIRSTS)
         for name, spec in WORKFLOWS.items():
             pack(store, name, spec)
         with Server(store, store, max_request_size=1_000_000) as server:
