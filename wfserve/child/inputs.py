@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from bisect import bisect_right
-from operator import attrgetter, is_
+from operator import attrgetter, is_, methodcaller
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
     from wfserve.transport.base import ChildLink
     from wfserve.transport.message import Ref
+
+
+_start_of, _shape_of = methodcaller("data_ptr"), attrgetter("shape")
 
 
 def address_of(buffer: Buffer) -> int:
@@ -187,10 +190,11 @@ class Inputs:
 
 def _are_as_made(base: torch.Tensor, rows: Sequence[torch.Tensor]) -> bool:
     """Whether nobody has given rows of `base` another shape or other memory since."""
-    shape, size = base.shape[1:], base.nbytes // len(rows)
-    first = base.data_ptr()
-    starts = [row.data_ptr() for row in rows]
-    return starts == list(range(first, first + base.nbytes, size)) and all(r.shape == shape for r in rows)
+    first, size = base.data_ptr(), base.nbytes // len(rows)
+    starts = list(map(_start_of, rows))
+    return starts == list(range(first, first + base.nbytes, size)) and (
+        list(map(_shape_of, rows)).count(base.shape[1:]) == len(rows)
+    )
 
 
 _start = attrgetter("start")
