@@ -8,6 +8,7 @@ from tests.archives import pack, pack_handler
 from tests.registries import registry
 from tests.support import payload, text
 from wfserve.dag.walk import Request
+from wfserve.errors import ServiceUnavailableError
 from wfserve.http.body import Gone, read_body
 from wfserve.http.exchange import BODY_INTO
 from wfserve.registry.measures import readings
@@ -106,3 +107,13 @@ async def test_a_client_that_leaves_while_it_sends_leaves_a_gap(opened):
     for body in bodies:
         body.release()
     slabs.rest()
+
+
+async def test_rows_read_while_the_workflow_leaves_keep_no_slab(opened):
+    workflow = await opened.register("mean.war")
+    idle = opened.arena.statistics().slots
+    body = await received(VALUES[0].numpy().tobytes(), workflow.bodies)
+    workflow.close()
+    with pytest.raises(ServiceUnavailableError, match="unregistered"):
+        await workflow.predict(Request(payload(opened._transport, b"[]"), body))
+    assert opened.arena.statistics().slots <= idle

@@ -8,18 +8,10 @@ from tests.support import item, payload, text
 from wfserve.errors import InternalError, WorkerDiedError
 from wfserve.scheduling.dispatch import Stage
 from wfserve.scheduling.settings import StageSettings, StepSettings
-from wfserve.transport.memory import MemoryTransport
 from wfserve.workers.base import Done, Failed, Ran
 from wfserve.workers.fake import FakePool, ReplicaDeath
 
 A, B, C = (f"w__{node}" for node in "abc")
-
-
-@pytest.fixture
-def transport():
-    with MemoryTransport(1 << 20) as made:
-        yield made
-        assert made.arena.statistics().slots == 0
 
 
 class Bench:

@@ -1,4 +1,4 @@
-"""Memory that a handler has freed stays with the process: the next batch wants as much again.
+"""Memory that a handler has freed stays with the process, as far as the next batch may want it again.
 
 glibc gives large blocks back to the system at once, and zeroed pages come back one fault at a time: for bytes
 between nodes, images of 600 KB, that was a third of a worker's time.

@@ -1,4 +1,4 @@
-"""A request's body is received into payload memory: where it will be read, with at most one copy.
+"""A request's body is received into payload memory: if its length is declared, with at most one copy.
 
 One that has arrived with its head is published at once, in a third of the time.
 """

@@ -20,10 +20,11 @@ from wfserve.archive.war import open_workflow
 from wfserve.child.spec import WorkerSpec
 from wfserve.dag.graph import Graph
 from wfserve.dag.plan import NodeFacts, plan
-from wfserve.errors import BadRequestError, WfserveError, WorkflowError
+from wfserve.errors import WfserveError, WorkflowError
 from wfserve.registry.placement import Gpus, Seats, placed, placement_of
 from wfserve.registry.requirements import Packages, install
 from wfserve.scheduling.settings import StageSettings, StepSettings
+from wfserve.state.naming import check_name
 from wfserve.workers.pool import PoolSettings
 
 if TYPE_CHECKING:
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 ARCHIVES_AT_A_TIME = 4  # as many nodes as TorchServe registers at a time
 DEFAULT_VERSION = "1.0"
-LONGEST_NAME = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,15 +168,6 @@ def fused(stages: Sequence[StageSettings]) -> StageSettings:
         queue_size=max(stage.queue_size for stage in stages),
         following=steps,
     )
-
-
-def check_name(name: str) -> str:
-    """Return `name` if it can stand in a path of the API."""
-    if len(name) > LONGEST_NAME:
-        raise BadRequestError(f"A workflow's name has at most {LONGEST_NAME} characters.")
-    if not name or "/" in name or name in (".", "..") or not name.isprintable():
-        raise BadRequestError(f"Workflow name {name!r} cannot be part of a URL.")
-    return name
 
 
 async def prepare(

@@ -352,6 +352,8 @@ class Workflow:
     ) -> Answer | Done | None:
         if self.closing:  # its body may have been read while the workflow was unregistered
             request.release()
+            if not self._requests:
+                self.bodies.rest()
             raise self._leaving()
         self._requests.add(visit)
         try:

@@ -1,4 +1,4 @@
-"""A StageQueue holds tickets that wait for a replica; taking out and cancelling cost the same at any depth.
+"""A StageQueue holds tickets that wait for a replica, in order; cancelling costs the same at any depth.
 
 Two lines, the first served first: parts of batches that must be run again, each exactly as it is listed, and
 new tickets, the most urgent first and of equals those that came first, of which a batch takes as many as it
