@@ -19,11 +19,12 @@ import trio
 
 from wfserve.config import Config, load
 from wfserve.dag.walk import Request
-from wfserve.registry.catalogue import Registry, open_registry
+from wfserve.registry.opening import open_registry
 from wfserve.transport.frame import Kind
 from wfserve.transport.publish import publish
 
 if TYPE_CHECKING:
+    from wfserve.registry.catalogue import Registry
     from wfserve.registry.workflow import Workflow
 
 

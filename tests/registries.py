@@ -7,7 +7,7 @@ import trio
 from tests.pools import PATIENCE, workers
 from tests.support import payload, text
 from wfserve.dag.walk import Request
-from wfserve.registry.catalogue import open_registry
+from wfserve.registry.opening import open_registry
 
 
 @contextlib.asynccontextmanager

@@ -21,7 +21,7 @@ from wfserve.errors import WfserveError
 from wfserve.http.apis import Apis
 from wfserve.http.auth import open_tokens
 from wfserve.http.hypercorn import under_hypercorn
-from wfserve.registry.catalogue import open_registry
+from wfserve.registry.opening import open_registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,7 @@ from __future__ import annotations
 import click
 
 from wfserve import __version__
-from wfserve.commands import calls, check, pack, plan, serve
+from wfserve.commands import calls, check, pack, plan, serve, snapshot
 from wfserve.commands.group import Commands
 
 _HELP = """Serve TorchServe workflow archives: DAGs of PyTorch models and Python functions.
@@ -35,5 +35,6 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (serve.serve, check.check, check.doctor, plan.plan, pack.archive, *calls.COMMANDS):
+_OFFLINE = (check.check, check.doctor, plan.plan, pack.archive, snapshot.snapshot)
+for command in (serve.serve, *_OFFLINE, *calls.COMMANDS):
     main.add_command(command)

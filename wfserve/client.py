@@ -81,13 +81,22 @@ class Client:
             raise self._not_ours(path)
         return answer
 
-    def workflow(self, name: str) -> list[dict[str, Any]]:
-        """Return what the server says of one workflow: a list of one."""
-        path = path_of("workflows", name)
+    def workflow(self, name: str, version: str | None = None) -> list[dict[str, Any]]:
+        """Return what the server says of one version, by default the default: a list of one."""
+        path = path_of("workflows", name, *([] if version is None else [version]))
         found = self.call("GET", path)
         if not isinstance(found, list) or len(found) != 1 or not isinstance(found[0], dict):
             raise self._not_ours(path)
         return found
+
+    def history(self, limit: int, workflow: str | None = None) -> list[dict[str, Any]]:
+        """Return the newest changes, of one workflow or of all."""
+        query = {"limit": str(limit)} | ({} if workflow is None else {"workflow": workflow})
+        found = self.call("GET", "/history", query)
+        changes = found.get("changes") if isinstance(found, dict) else None
+        if not isinstance(changes, list) or not all(_is_change(each) for each in changes):
+            raise self._not_ours("/history")
+        return changes
 
     def send(self, method: str, path: str, body: bytes, content_type: str) -> bytes:
         """Send a body and return the answer's."""
@@ -142,6 +151,11 @@ class Client:
             return ssl.create_default_context(cafile=self._access.cacert)
         except OSError as error:  # among them those of ssl, which have no text of the system's
             raise ConfigError(f"--cacert: cannot use {self._access.cacert}: {error.strerror}") from None
+
+
+def _is_change(found: object) -> bool:
+    fields = {"at", "who", "address", "what", "workflow", "outcome", "arguments"}
+    return isinstance(found, dict) and found.keys() >= fields and isinstance(found["arguments"], dict)
 
 
 def _message(body: bytes) -> str:

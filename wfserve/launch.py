@@ -20,7 +20,7 @@ from wfserve.http.listen import bound
 from wfserve.http.refusal import OwnAnswers
 from wfserve.http.server import ServerSettings, serve
 from wfserve.http.tls import serve_tls, tls_context
-from wfserve.registry.catalogue import open_registry
+from wfserve.registry.opening import open_registry
 
 if TYPE_CHECKING:
     from pathlib import Path

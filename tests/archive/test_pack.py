@@ -196,6 +196,22 @@ def test_a_workflow(workflow: WorkflowArchiveOptions, sources: Path, tmp_path: P
     assert open_workflow(path, tmp_path / "out").handler == "h.py"
 
 
+def test_a_workflow_with_a_version_and_inputs(
+    workflow: WorkflowArchiveOptions, sources: Path, tmp_path: Path
+) -> None:
+    path = pack_workflow(replace(workflow, version="1.10", inputs=(sources / "r.txt",)))
+    assert names(path) == {"w.yaml", "h.py", "warm-up/r.txt"}
+    assert open_workflow(path, tmp_path / "out").version == "1.10"
+
+
+def test_versions_and_inputs_that_are_none(workflow: WorkflowArchiveOptions, sources: Path) -> None:
+    with pytest.raises(PackError, match="'v1' is not made of digits and dots"):
+        pack_workflow(replace(workflow, version="v1"))
+    for inputs in ((sources / "none",), (sources / "r.txt", sources / "r.txt")):
+        with pytest.raises(PackError, match="is no file, or another has its name"):
+            pack_workflow(replace(workflow, inputs=inputs))
+
+
 def test_a_workflow_takes_no_directories(workflow: WorkflowArchiveOptions, sources: Path) -> None:
     with pytest.raises(PackError, match="cannot be directories"):
         pack_workflow(replace(workflow, extra_files=(str(sources / "extra"),)))

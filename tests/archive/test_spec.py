@@ -327,3 +327,25 @@ def test_any_document_is_a_specification_or_an_error(pairs: list[tuple[str, str]
     for node in [*spec.dag, *spec.models]:
         settings = spec.settings_of(node)
         assert 0 <= settings.min_workers <= settings.max_workers
+
+
+def test_a_version() -> None:
+    assert parse('version: "1.10"\nmodels: {}\ndag: {a: []}').version == "1.10"
+    assert parse("version: 1.2.3\nmodels: {}\ndag: {a: []}").version == "1.2.3"  # text without quotes
+    assert parse("models: {}\ndag: {a: []}").version is None
+
+
+@pytest.mark.parametrize(
+    ("written", "problem"),
+    [
+        ("1.10", 'a version is text: write it in quotes, "1.10"'),
+        ("2", 'a version is text: write it in quotes, "2"'),
+        ("v1", "a version is made of digits and dots, such as '1.10'"),
+        ("'1.'", "a version is made of digits and dots, such as '1.10'"),
+        ("[1]", "a version is made of digits and dots, such as '1.10'"),
+        ("", "a version is made of digits and dots, such as '1.10'"),
+        (f"'{'1' * 65}'", "a version is made of digits and dots, such as '1.10'"),
+    ],
+)
+def test_a_version_that_is_none(written: str, problem: str) -> None:
+    assert findings(f"version: {written}\nmodels: {{}}\ndag: {{a: []}}") == [f"1:1: error: {problem}"]

@@ -30,3 +30,4 @@ def test_the_flags_of_an_archiver_may_be_cut_short(tmp_path, monkeypatch):
     workflow = ["--w", "w", "--spec=w.yaml", "--han", "f.py"]
     assert packed("workflow", *workflow) == "w.war\n"
     assert packed("workflow", *workflow, "--fo") == "w.war\n"
+    assert packed("workflow", *workflow, "--fo", "--version", "1.10", "--input", "f.py") == "w.war\n"

@@ -21,6 +21,7 @@ KEYS = {  # key → (text, field, value)
     "load_workflows": ("a.war, x=b.war,", "load_workflows", ("a.war", "x=b.war")),
     "allowed_urls": ("https://a/.*, file://.*", "allowed_urls", ("https://a/.*", "file://.*")),
     "state_dir": ("/c ", "state_dir", Path("/c")),
+    "start_empty": ("true", "start_empty", True),
     "job_queue_size": ("7 ", "job_queue_size", 7),
     "max_request_size": ("8", "max_request_size", 8),
     "max_response_size": ("9", "max_response_size", 9),

@@ -55,7 +55,21 @@ def test_commands_reach_a_guarded_server(guarded, store):
     key = json.loads((guarded.directory / "key_file.json").read_bytes())["inference"]["key"]
     assert run(guarded, "predict", UPPER, *inferring, WFSERVE_TOKEN=key) == "ABC"
     assert run(guarded, "predict", UPPER, *inferring, "--token", key, WFSERVE_TOKEN="other") == "ABC"
+    run(guarded, "register", "upper.war", "--version", "2.0", "--default", *managing)
+    assert json.loads(run(guarded, "describe", UPPER, "--json", *managing))[0]["version"] == "2.0"
+    assert 'to "1.0"' in run(guarded, "set-default", UPPER, "1.0", *managing)
+    assert 'back to version "2.0"' in run(guarded, "rollback", UPPER, *managing)
+    assert 'version "1.0" unregistered' in run(guarded, "unregister", UPPER, "1.0", *managing)
+    assert "no earlier default" in run(guarded, "rollback", UPPER, *managing, code=1)
     assert "unregistered" in run(guarded, "unregister", UPPER, *managing)
+    head, *rows = run(guarded, "history", UPPER, *managing).splitlines()
+    assert head.split() == ["AT", "WHO", "ADDRESS", "WHAT", "WORKFLOW", "OUTCOME", "ARGUMENTS"]
+    assert [row.split()[1:4] for row in rows[:3]] == [
+        ["management", "unix", "unregister"],
+        ["management", "unix", "rollback"],
+        ["management", "unix", "unregister"],
+    ]
+    assert "no earlier default" in rows[1]
 
 
 def test_what_is_not_shown_or_not_believed_is_refused(guarded):

@@ -227,7 +227,7 @@ async def test_unregistering_twice_at_once(config):
         async def unregister():
             try:
                 results.append(await opened.unregister("echo"))
-            except WorkflowNotFoundError as error:
+            except (WorkflowNotFoundError, ConflictError) as error:
                 results.append(error)
 
         async with trio.open_nursery() as nursery:

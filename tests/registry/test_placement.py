@@ -9,12 +9,11 @@ from quart_trio import QuartTrio
 
 from tests.archives import pack
 from tests.registries import predict, registry
-from wfserve.archive.fetch import Fetcher, FetchPolicy
 from wfserve.archive.pack import ModelArchiveOptions, pack_model
 from wfserve.child.spec import WorkerSpec
 from wfserve.errors import WorkflowError
 from wfserve.http import models
-from wfserve.registry import catalogue
+from wfserve.registry import start
 from wfserve.registry.placement import (
     PINNED_BYTES,
     Gpus,
@@ -184,9 +183,22 @@ def pack_models(store, **configs):
         pack_model(ModelArchiveOptions(name, str(store / "handler.py"), "1", **more))
 
 
+class InStore:
+    """The archives of `w.war` where they were packed."""
+
+    def __init__(self, store):
+        self.store = store
+
+    async def workflow(self):
+        return self.store / "w.war"
+
+    async def model(self, spec):
+        return self.store / spec.url
+
+
 async def blueprint(config, store, directory, gpus):
     directory.mkdir()
-    return await prepare("w.war", None, Fetcher(FetchPolicy(stores=(store,))), config, directory, gpus=gpus)
+    return await prepare("w.war", InStore(store), config, directory, gpus=gpus)
 
 
 TWO = "models:\n  max-workers: 1\n  data-format: native\n  m: {url: m.mar}\n  n: {url: n.mar}\n"
@@ -245,7 +257,7 @@ def two_gpus(monkeypatch):
     async def on_two(*args, **more):
         return await prepare(*args, **{**more, "gpus": gpus})
 
-    monkeypatch.setattr(catalogue, "prepare", on_two)
+    monkeypatch.setattr(start, "prepare", on_two)
 
 
 @pytest.mark.usefixtures("two_gpus")

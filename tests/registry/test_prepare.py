@@ -86,6 +86,7 @@ async def test_the_handler_of_a_model_that_names_none(config, store, manifest):
     async with registry(replace(config, default_service_handler="/opt/service.py:tell")) as opened:
         workflow = await opened.register("w.war")
         assert await predict(workflow, b"", opened) == f"w__m {manifest}"
+        await opened.unregister("w")
     async with registry(config) as opened:
         with pytest.raises(WorkflowError, match=r"Failed to start workers for model w__m version"):
             await opened.register("w.war")

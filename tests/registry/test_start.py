@@ -8,8 +8,8 @@ import trio
 from tests.archives import chain, pack
 from tests.registries import left_in, predict, registry, until
 from wfserve.errors import ConfigError, InternalError
-from wfserve.registry import catalogue
-from wfserve.registry.catalogue import open_registry
+from wfserve.registry import opening, start
+from wfserve.registry.opening import open_registry
 
 
 async def test_loading_at_start(config, store):
@@ -27,14 +27,14 @@ async def test_loading_at_start(config, store):
 
 async def test_what_does_not_load_at_start_is_unhealthy_and_stops_nothing(config, caplog, monkeypatch):
     async with registry(config) as opened:
-        original = catalogue.prepare
+        original = start.prepare
 
         async def prepare(url, *more, **named):
             if url == "full.war":
                 raise OSError(28, "No space left on device")
             return await original(url, *more, **named)
 
-        monkeypatch.setattr(catalogue, "prepare", prepare)
+        monkeypatch.setattr(start, "prepare", prepare)
         opened.load(("missing.war", "full.war", "echo.war"))
         await opened.loaded()
         assert [workflow.name for workflow in opened] == ["echo"]
@@ -81,7 +81,7 @@ async def test_memory_that_cannot_be_reserved_is_one_line(config, monkeypatch):
     def refuse(limit, pinned_bytes):
         raise OSError(12, "Cannot allocate memory")
 
-    monkeypatch.setattr(catalogue, "ShmTransport", refuse)
+    monkeypatch.setattr(opening, "ShmTransport", refuse)
     with pytest.raises(ConfigError, match="cannot reserve shared memory"):
         async with open_registry(config):
             pytest.fail("it has opened")
@@ -94,7 +94,7 @@ async def test_a_fork_server_that_does_not_start_at_first(config, monkeypatch, c
     def refuse():
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(catalogue, "warm_up", refuse)
+    monkeypatch.setattr(opening, "warm_up", refuse)
     async with registry(config) as opened:
         await until(lambda: caplog.records)
         assert "cannot start the fork server" in caplog.text

@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from wfserve import __version__
 from wfserve.archive.extract import MODEL_MANIFEST, WORKFLOW_MANIFEST
+from wfserve.archive.spec import is_version
+from wfserve.archive.war import SAMPLES
 from wfserve.errors import BadRequestError
 
 if TYPE_CHECKING:
@@ -86,6 +88,8 @@ class WorkflowArchiveOptions:
     extra_files: tuple[str, ...] = ()  # paths or globs of files, or several joined by commas
     export_path: Path = Path()
     force: bool = False
+    version: str | None = None  # digits and dots; this and the next are wfserve's own
+    inputs: tuple[Path, ...] = ()  # bodies of requests that the workflow has to answer before it is served
 
 
 def pack_model(options: ModelArchiveOptions) -> Path:
@@ -121,9 +125,24 @@ def pack_workflow(options: WorkflowArchiveOptions) -> Path:
     given = {"specFile": options.spec_file, "handler": options.handler}
     files = {key: path for key, path in given.items() if path is not None}
     contents = _collect(files.values(), options.extra_files, of_model=False)
+    contents |= _samples(options.inputs)
     workflow = {"workflowName": options.workflow_name, **{key: path.name for key, path in files.items()}}
+    if options.version is not None:
+        if not is_version(options.version):
+            raise PackError(f"Version {options.version!r} is not made of digits and dots, such as 1.10.")
+        workflow["workflowVersion"] = options.version
     contents[WORKFLOW_MANIFEST] = _manifest(workflow=workflow)
     return _write("default", options.workflow_name, target, contents)
+
+
+def _samples(inputs: Iterable[Path]) -> dict[str, Path]:
+    samples: dict[str, Path] = {}
+    for each in inputs:
+        name = f"{SAMPLES}/{each.name}"
+        if name in samples or not each.is_file():
+            raise PackError(f"The input {each} is no file, or another has its name.")
+        samples[name] = each
+    return samples
 
 
 def _target(kind: str, name: str, suffix: str, export_path: Path, force: bool) -> Path:

@@ -12,9 +12,11 @@ MAX_NODES = 20_000  # counted as a reader meets them, aliases expanded
 MAX_DEPTH = 64
 
 _TAG = "tag:yaml.org,2002:"
-NULL, BOOL, INT, STR, MERGE = (_TAG + kind for kind in ("null", "bool", "int", "str", "merge"))
+NULL, BOOL, INT, FLOAT, STR, MERGE = (
+    _TAG + kind for kind in ("null", "bool", "int", "float", "str", "merge")
+)
 _PLAIN = frozenset(
-    {NULL, BOOL, INT, STR, MERGE} | {_TAG + kind for kind in ("float", "timestamp", "seq", "map")}
+    {NULL, BOOL, INT, FLOAT, STR, MERGE} | {_TAG + kind for kind in ("timestamp", "seq", "map")}
 )
 
 _SURROGATE = re.compile("[\ud800-\udfff]")  # an escape can make one; no encoding can write it

@@ -24,8 +24,10 @@ LONGEST_NAME = 200  # bytes; a node's name becomes part of a directory's
 LARGEST = 2**31 - 1  # TorchServe's integers have 32 bits
 MOST_DIMENSIONS = 10  # of a tensor that goes from node to node
 SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+VERSION = re.compile(r"[0-9]+(?:\.[0-9]+)*")  # of a workflow
+LONGEST_VERSION = 64  # characters
 MOST_WORKERS = 1024  # of one model; a slip of the finger must not start a million processes
-SECTIONS = frozenset({"models", "dag", "functions"})
+SECTIONS = frozenset({"models", "dag", "functions", "version"})
 Path = tuple[str, ...]  # names from the root of the document down: ("models", "m1", "batch-size")
 
 
@@ -66,6 +68,7 @@ class WorkflowSpec:
     functions: Mapping[str, NodeSettings]  # of the `functions` section
     dag: Mapping[str, tuple[str, ...]]
     positions: Mapping[Path, Position]  # of keys, and of the children in the lists of `dag`
+    version: str | None = None  # of the workflow, digits and dots
 
     def is_function(self, node: str) -> bool:
         """Whether `node` is a function of the archive's handler file."""
@@ -121,6 +124,11 @@ def decode_spec(data: bytes, filename: str) -> str:
 
 def _refuse(found: Diagnostic) -> NoReturn:
     raise SpecError("Failed to parse yaml.", [found], code=InvalidWorkflowError.status) from None
+
+
+def is_version(text: str | None) -> bool:
+    """Whether `text` can be the version of a workflow."""
+    return text is not None and len(text) <= LONGEST_VERSION and VERSION.fullmatch(text) is not None
 
 
 def _for_function(settings: NodeSettings) -> NodeSettings:
@@ -229,7 +237,17 @@ class _Reader:
         settings, models = self._models(sections.get("models"))
         functions = self._functions(sections.get("functions"), settings, models)
         dag = self._dag(sections.get("dag"))
-        return WorkflowSpec(settings, models, functions, dag, self._positions)
+        version = self._version(sections.get("version"))
+        return WorkflowSpec(settings, models, functions, dag, self._positions, version)
+
+    def _version(self, node: yaml.Node | None) -> str | None:
+        if node is None:
+            return None
+        if node.tag in (plain.INT, plain.FLOAT):  # 1.10 would be 1.1
+            self._report(("version",), f'a version is text: write it in quotes, "{node.value}"')
+        elif not is_version(_name(node)):
+            self._report(("version",), "a version is made of digits and dots, such as '1.10'")
+        return _name(node)
 
     def _models(self, node: yaml.Node | None) -> tuple[NodeSettings, dict[str, ModelSpec]]:
         shared: _Given = {}

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 from wfserve.archive.extract import WORKFLOW_MANIFEST, ExtractLimits
 from wfserve.archive.manifest import Manifest, member_of, read_manifest, section_of, text_of, unpack
-from wfserve.archive.spec import WorkflowSpec, decode_spec, parse_spec
+from wfserve.archive.spec import WorkflowSpec, decode_spec, is_version, parse_spec
 from wfserve.errors import InvalidWorkflowError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+SAMPLES = "warm-up"  # the directory of an archive whose files are bodies of requests to try it with
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,11 @@ class WorkflowArchive:
     directory: Path
     manifest: Manifest
     archive_version: str | None  # `workflowVersion` of the manifest, if it has one
+
+    @property
+    def version(self) -> str | None:
+        """The manifest's version, else the specification's; what is no version counts as none, as ever."""
+        return self.archive_version if is_version(self.archive_version) else self.spec.version
 
 
 def open_workflow(path: Path, into: Path, limits: ExtractLimits | None = None) -> WorkflowArchive:

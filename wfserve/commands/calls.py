@@ -60,12 +60,16 @@ _inferring = _calling("inference", "http://127.0.0.1:8080")
 @click.command()
 @click.argument("url")
 @click.option("--name", help="Register under this name instead of the archive's.")
+@click.option("--version", help="Register as this version instead of the archive's: digits and dots.")
+@click.option("--default", is_flag=True, help="Make it the default version; the first is.")
+@click.option("--replace", is_flag=True, help="Make it the default version and unregister the one before.")
 @click.option("--sha256", help="Digest that the archive must have, 64 hexadecimal digits.")
 @_managing
 @_JSON
-def register(url: str, name: str | None, sha256: str | None, client: Client, *, as_json: bool) -> None:
+def register(url: str, name: str | None, client: Client, *, as_json: bool, **more: Any) -> None:
     """Register the workflow archive URL: a file of the server's store, or an http(s) address."""
-    given = {"url": url, "workflow_name": name, "sha256": sha256}
+    flags = {flag: "true" if more.pop(flag) else None for flag in ("default", "replace")}
+    given = {"url": url, "workflow_name": name, **more, **flags}
     parameters = {key: value for key, value in given.items() if value}
     if not as_json and sys.stderr.isatty():
         click.echo(f"registering {url}: models are being loaded …", err=True)
@@ -86,11 +90,12 @@ def list_(client: Client, *, as_json: bool) -> None:
 
 @click.command()
 @click.argument("name")
+@click.argument("version", required=False)
 @_managing
 @_JSON
-def describe(name: str, client: Client, *, as_json: bool) -> None:
-    """Show the settings and the DAG of workflow NAME."""
-    found = client.workflow(name)
+def describe(name: str, version: str | None, client: Client, *, as_json: bool) -> None:
+    """Show the settings and the DAG of workflow NAME, of a VERSION or its default."""
+    found = client.workflow(name, version)
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:
@@ -99,11 +104,58 @@ def describe(name: str, client: Client, *, as_json: bool) -> None:
 
 @click.command()
 @click.argument("name")
+@click.argument("version", required=False)
 @_managing
 @_JSON
-def unregister(name: str, client: Client, *, as_json: bool) -> None:
-    """Stop serving workflow NAME; requests under way are answered first."""
-    _show(client.status("DELETE", path_of("workflows", name)), as_json=as_json)
+def unregister(name: str, version: str | None, client: Client, *, as_json: bool) -> None:
+    """Stop serving workflow NAME, or a VERSION of it; requests under way are answered first."""
+    path = path_of("workflows", name, *([] if version is None else [version]))
+    _show(client.status("DELETE", path), as_json=as_json)
+
+
+@click.command("set-default")
+@click.argument("name")
+@click.argument("version")
+@_managing
+@_JSON
+def set_default(name: str, version: str, client: Client, *, as_json: bool) -> None:
+    """Have VERSION answer the requests to workflow NAME that name none."""
+    _show(client.status("PUT", path_of("workflows", name, version, "set-default")), as_json=as_json)
+
+
+@click.command()
+@click.argument("name")
+@_managing
+@_JSON
+def rollback(name: str, client: Client, *, as_json: bool) -> None:
+    """Have the version answer again that was the default of workflow NAME before."""
+    _show(client.status("PUT", path_of("workflows", name, "rollback")), as_json=as_json)
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--limit", default=20, show_default=True, help="How many changes at most, the newest first.")
+@_managing
+@_JSON
+def history(name: str | None, limit: int, client: Client, *, as_json: bool) -> None:
+    """Show who changed what, of workflow NAME or of all, and what was refused."""
+    changes = client.history(limit, name)
+    if as_json:
+        click.echo(json.dumps(changes, indent=2))
+        return
+    columns = ("at", "who", "address", "what", "workflow", "outcome")
+    rows = ([*(change[key] or "" for key in columns), _listed(change["arguments"])] for change in changes)
+    shown = ([_printable(str(cell)) for cell in row] for row in rows)
+    table(("AT", "WHO", "ADDRESS", "WHAT", "WORKFLOW", "OUTCOME", "ARGUMENTS"), shown)
+
+
+def _listed(arguments: dict[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in arguments.items() if value not in (None, False))
+
+
+def _printable(text: str) -> str:
+    """Return `text` without what a terminal would obey: clients choose what is refused and logged."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 @click.command()
@@ -139,4 +191,4 @@ def _show(answer: Any, *, as_json: bool) -> None:
     click.echo(json.dumps(answer, indent=2) if as_json else answer["status"])
 
 
-COMMANDS = (register, list_, describe, unregister, predict)
+COMMANDS = (register, list_, describe, unregister, set_default, rollback, history, predict)

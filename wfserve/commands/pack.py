@@ -73,8 +73,16 @@ def model(**options: Any) -> None:
 @click.option("--extra-files", default="", help="Comma separated files to add.")
 @click.option("--export-path", type=FILE, default=Path(), help="Where to write; default: here.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite an archive of that name.")
+@click.option("--version", help="Version of the workflow: digits and dots.")
+@click.option(
+    "--input",
+    "inputs",
+    type=FILE,
+    multiple=True,
+    help="A request's body, which the workflow has to answer before it is served; may be repeated.",
+)
 def workflow(**options: Any) -> None:
-    """Pack a workflow into a .war; the flags are torch-workflow-archiver's."""
+    """Pack a workflow into a .war; the flags are torch-workflow-archiver's, and two more."""
     from wfserve.archive.pack import PackError, WorkflowArchiveOptions, pack_workflow
 
     _pack(pack_workflow, WorkflowArchiveOptions, PackError, options)

@@ -50,7 +50,8 @@ _accepted = partial(click.option, hidden=True)  # of torchserve, for its scripts
     metavar="A.war,B.war",
     help="Archives to register at start; NAME=A.war renames one.",
 )
-@click.option("--state-dir", type=FILE, help="Where the server keeps its lock and state; default ./.wfserve.")
+@click.option("--state-dir", type=FILE, help="Where the server keeps what is registered; default ./.wfserve.")
+@click.option("--start-empty", flag_value="true", help="Forget every workflow that was registered before.")
 @click.option(
     "--disable-token-auth",
     "--dt",

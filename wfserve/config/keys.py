@@ -58,6 +58,7 @@ TORCHSERVES: Mapping[str, Key] = {
 OURS: Mapping[str, Key] = {
     "load_workflows": Key(readers.names),
     "state_dir": Key(readers.path),
+    "start_empty": Key(readers.flag),
     "max_archive_size": Key(readers.positive),
     "arena_size": Key(readers.count),
     "pinned_size": Key(readers.count),
@@ -75,7 +76,7 @@ _JAVA = "there is no Java here"
 _GRPC = "there is no gRPC here"
 _IPEX = "workers are started without Intel's launcher and extension"
 _SEQUENCE = "there are no sequences of requests here"
-_SNAPSHOT = "snapshots are neither written nor read; load_workflows names what is registered at start"
+_SNAPSHOT = "the models of a snapshot ran alone; what workflows were registered is in the state directory"
 _MODELS_ALONE = "models outside workflows are not served here; load_workflows names workflows"
 _WORKERS = "a workflow's min-workers and max-workers say how many workers its models have"
 _PORTS = "workers have no ports here"

@@ -23,6 +23,7 @@ class Config:
     load_workflows: tuple[str, ...] = ()
     allowed_urls: tuple[str, ...] = ()
     state_dir: Path = Path(".wfserve")  # absolute, as all paths, once `load` has completed it
+    start_empty: bool = False  # remove every workflow that the state directory has
     job_queue_size: int = 100  # requests that may wait for one node
     max_request_size: int = 6_553_500
     max_response_size: int = 6_553_500

@@ -87,7 +87,25 @@ _SCHEMAS: dict[str, dict[str, Any]] = {
             batchSize=_INTEGER,
             maxBatchDelay={"type": "integer", "description": "Milliseconds."},
             workflowDag=_STRING,
+            version={"type": "string", "description": "Where versions were given, as the next."},
+            defaultVersion={"type": "boolean"},
+            changed={"type": "object", "description": "Settings that were changed, by node."},
         )
+    ),
+    "History": _object(
+        nextPageToken=_STRING,
+        changes=_list(
+            _object(
+                number=_INTEGER,
+                at={"type": "string", "format": "date-time"},
+                who={"type": "string", "description": "The token that was shown, or who else."},
+                address=_STRING,
+                what=_STRING,
+                workflow={"type": "string", "nullable": True},
+                arguments={"type": "object"},
+                outcome={"type": "string", "description": "done, or why it was refused."},
+            )
+        ),
     ),
     "Models": _object(nextPageToken=_STRING, models=_list(_object(modelName=_STRING, modelUrl=_STRING))),
     "Model": _list(
@@ -112,6 +130,7 @@ _SCHEMAS: dict[str, dict[str, Any]] = {
 }
 _PLACES = {
     "workflow_name": "The name of a registered workflow.",
+    "workflow_version": "One of its versions, digits and dots; to describe them, `all` for every one.",
     "model_name": "The name of a node: its workflow's, two underscores, its own.",
     "model_version": "The version of the node's model; it has one.",
 }
@@ -126,6 +145,8 @@ def _done(description: str, schema: str = "Status") -> dict[int, Answer]:
 
 
 _NO_WORKFLOW = {404: _error("There is no such workflow.")}
+_NO_VERSION = {404: _error("There is no such workflow or version.")}
+_BUSY_CHANGING = {409: _error("Another change of it is under way, or it gets traffic.")}
 _NO_MODEL = {404: _error("There is no such model or version.")}
 _BUSY = {503: _error("A queue or the memory for payloads is full, or there is no worker.")}
 _PREDICTED = {
@@ -142,7 +163,7 @@ _REGISTERED = {
     **_done("It is served."),
     400: _error("A parameter is wrong, the archive cannot be fetched, or its DAG is none."),
     404: _error("The store has no such archive, or the URL is not allowed."),
-    409: _error("The name is taken."),
+    409: _error("There is that version, or the name is being changed."),
     500: _error("The archive is not valid, or a node does not load."),
 }
 _SCALED = {
@@ -159,7 +180,23 @@ _DOCUMENT_OF = {**_DOCUMENT, **_NO_MODEL}
 _WORKFLOWS, _MODELS = _done("A page of them.", "Workflows"), _done("A page of them.", "Models")
 _WORKFLOW_DESCRIBED = {**_done("Its settings and its DAG.", "Workflow"), **_NO_WORKFLOW}
 _WORKFLOW_GONE = {**_done("Nothing is left of it."), **_NO_WORKFLOW}
-_DEFAULT = {**_done("It is the default."), **_NO_MODEL}
+_VERSION_GONE = {
+    **_done("Nothing is left of it."),
+    **_NO_VERSION,
+    403: _error("It is the default of several."),
+    **_BUSY_CHANGING,
+}
+_VERSIONS_DESCRIBED = {**_done("Its settings and its DAG.", "Workflow"), **_NO_VERSION}
+_CHANGED = {
+    **_done("It is so."),
+    400: _error("A parameter is wrong, or contradicts another."),
+    **_NO_VERSION,
+    **_BUSY_CHANGING,
+    500: _error("New workers do not load; nothing has changed."),
+    503: _error("The version has not been loaded."),
+}
+_HISTORY = _done("A page of the log, the newest first.", "History")
+_DEFAULT = {**_done("It is the default."), 400: _error("Its workflow has another."), **_NO_MODEL}
 _DESCRIBED = {**_done("The node and its workers.", "Model"), **_NO_MODEL, **_BUSY}
 
 _PAGE = (
@@ -169,6 +206,9 @@ _PAGE = (
 _REGISTRATION = (
     Query("url", _STRING, "A workflow archive: a name in the store, or a URL.", required=True),
     Query("workflow_name", _STRING, "Another name than the archive's."),
+    Query("version", _STRING, "Another version than the archive's, digits and dots."),
+    Query("default", _FLAG, "Whether it becomes the default version; the first does."),
+    Query("replace", _FLAG, "Whether it becomes the default, and the one before it goes."),
     Query("startup_timeout", _INTEGER, "Seconds that a worker may take to load."),
     Query("response_timeout", _INTEGER, "Seconds that a call of one node may take."),
     Query("sha256", _STRING, "The digest that the archive must have, 64 hexadecimal digits."),
@@ -178,11 +218,27 @@ _SCALING = (
     Query("max_worker", _INTEGER, "How many there are at most; by default as many."),
     Query("synchronous", _FLAG, "Whether to answer when all workers have loaded."),
 )
+_LIVE = (
+    Query("min_worker", _INTEGER, "How many workers a model has at least."),
+    Query("max_worker", _INTEGER, "How many it has at most."),
+    Query("batch_size", _INTEGER, "How many requests a call of it takes at most."),
+    Query("max_batch_delay", _INTEGER, "Milliseconds that a request may wait for others."),
+    Query("timeout_ms", _INTEGER, "Milliseconds of one attempt at a node."),
+    Query("retry_attempts", _INTEGER, "Further attempts after one that failed."),
+    Query("node", _STRING, "The one node that is changed, by default all that have the setting."),
+)
+_TRAFFIC = (
+    Query("weights", _STRING, "Such as 1.0:9,2.0:1; by default the default has all."),
+    Query("sticky_header", _STRING, "Requests of equal values of it go to the same version."),
+    Query("shadow", _STRING, "The version that gets a copy of each request."),
+)
+_LOG = (*_PAGE, Query("workflow", _STRING, "Changes of this workflow alone."))
 _CUSTOMIZED = (Query("customized", _FLAG, "Whether to ask the handler as well."),)
 _KEY = (Query("type", {"type": "string", "enum": ["management", "inference"]}, "Which key.", required=True),)
 _NAMES = (Query("name[]", _list(_STRING), "Only these."),)
 
 _W, _M, _V = "/{workflow_name}", "/{model_name}", "/{model_name}/{model_version}"
+_WV = "/{workflow_name}/{workflow_version}"
 _I: Api = "inference"
 _A: Api = "management"
 OPERATIONS = (
@@ -190,6 +246,7 @@ OPERATIONS = (
     Operation(None, "GET", "/api-description", "api-description", "Describe this port.", _DOCUMENT),
     Operation(_I, "GET", "/ping", "ping", "Say whether all is well.", _HEALTH),
     Operation(_I, "POST", f"/wfpredict{_W}", "workflowPredict", "Run a workflow.", _OF_WORKFLOW, body=True),
+    Operation(_I, "POST", f"/wfpredict{_WV}", "versionWorkflowPredict", "Run it.", _OF_WORKFLOW, body=True),
     Operation(_I, "POST", f"/predictions{_M}", "predictions", "Run a node alone.", _OF_NODE, body=True),
     Operation(_I, "POST", f"/predictions{_V}", "versionPredictions", "Run it.", _OF_NODE, body=True),
     Operation(_I, "OPTIONS", f"/predictions{_M}", "predictionsDescription", "Describe this.", _DOCUMENT_OF),
@@ -199,6 +256,14 @@ OPERATIONS = (
     Operation(_A, "POST", "/workflows", "registerWorkflow", "Serve an archive.", _REGISTERED, _REGISTRATION),
     Operation(_A, "GET", f"/workflows{_W}", "describeWorkflow", "Describe it.", _WORKFLOW_DESCRIBED),
     Operation(_A, "DELETE", f"/workflows{_W}", "unregisterWorkflow", "Stop serving it.", _WORKFLOW_GONE),
+    Operation(_A, "GET", f"/workflows{_WV}", "describeVersion", "Describe it.", _VERSIONS_DESCRIBED),
+    Operation(_A, "PUT", f"/workflows{_W}", "changeWorkflow", "Change its default.", _CHANGED, _LIVE),
+    Operation(_A, "PUT", f"/workflows{_WV}", "changeVersion", "Change settings.", _CHANGED, _LIVE),
+    Operation(_A, "DELETE", f"/workflows{_WV}", "unregisterVersion", "Stop serving it.", _VERSION_GONE),
+    Operation(_A, "PUT", f"/workflows{_WV}/set-default", "setDefaultVersion", "Have it answer.", _CHANGED),
+    Operation(_A, "PUT", f"/workflows{_W}/rollback", "rollBack", "Have the last default answer.", _CHANGED),
+    Operation(_A, "PUT", f"/workflows{_W}/traffic", "divideTraffic", "Divide requests.", _CHANGED, _TRAFFIC),
+    Operation(_A, "GET", "/history", "history", "Tell who changed what.", _HISTORY, _LOG),
     Operation(_A, "GET", "/models", "listModels", "List all models.", _MODELS, _PAGE),
     Operation(_A, "GET", f"/models{_M}", "describeModel", "Describe a node.", _DESCRIBED, _CUSTOMIZED),
     Operation(_A, "GET", f"/models{_V}", "describeModelVersion", "Describe it.", _DESCRIBED, _CUSTOMIZED),

@@ -46,6 +46,11 @@ class Gate:
         self._near_browsers = _is_tcp(server) and _is_local(server) and not config.insecure_management
         self._allowed_origin = config.cors_allowed_origin or None
 
+    @property
+    def asks_for_tokens(self) -> bool:
+        """Whether requests have to show a token."""
+        return self._tokens is not None
+
     def admit(self, area: Area, headers: Headers) -> None:
         """Raise the `WfserveError` to answer with unless a request for `area` may come in."""
         if not self._encrypted:

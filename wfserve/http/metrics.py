@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from wfserve.measure.histogram import Histogram
     from wfserve.registry.catalogue import Registry
     from wfserve.registry.measures import Node
-    from wfserve.registry.workflow import Workflow
+    from wfserve.registry.serving import Served
     from wfserve.transport.base import Arena
 
     Samples = list[tuple[Labels, float | Histogram]]
@@ -63,6 +63,7 @@ _PARTS: tuple[tuple[Kind, str, str, dict[str, str]], ...] = (
         {"deaths": "Workers that died or were stopped", "batches_lost": "Batches lost with them"},
     ),
 )  # type, the part of a node that knows, prefix, and what there is to know
+_MIRRORED = "Copies of requests that a shadow version had, by how its answers compare"
 _COPIES = "Copies that workers made of items' inputs before the handler had them"
 _HISTOGRAMS = {
     "queue_time": ("queue_seconds", "How long items waited for their first batch"),
@@ -86,7 +87,7 @@ def blueprint(registry: Registry) -> Blueprint:
     async def metrics() -> Response:
         nodes = await readings(registry)
         theirs = [] if torchserve is None else await torchserve.families(nodes)
-        ours = chain(_of_workflows(list(registry)), _of_nodes(nodes), _of_arena("arena", registry.arena))
+        ours = chain(_of_workflows(registry.names), _of_nodes(nodes), _of_arena("arena", registry.arena))
         if registry.pinned is not None:
             ours = chain(ours, _of_arena("pinned", registry.pinned))
         text = await _written(chain(ours, theirs), frozenset(request.args.getlist("name[]")))
@@ -106,22 +107,39 @@ async def _written(families: Iterable[Family], names: Collection[str]) -> bytes:
     return "".join(written).encode()
 
 
-def _of_workflows(workflows: list[Workflow]) -> Iterator[Family]:
-    labelled = [(Labels(("workflow", workflow.name)), workflow) for workflow in workflows]
-    in_flight: Samples = [(labels, workflow.in_flight) for labels, workflow in labelled]
+def _of_workflows(names: list[Served]) -> Iterator[Family]:
+    labelled = [
+        (_labels(each.name, each.label(version)), workflow)
+        for each in names
+        for version, workflow in each.running.items()
+    ]
+    in_flight: Samples = [(Labels(*labels), workflow.in_flight) for labels, workflow in labelled]
     yield Family("wfserve_requests_in_flight", "gauge", "Requests being walked", in_flight)
     ended: Samples = [
-        (Labels(("workflow", workflow.name), ("outcome", outcome)), count)
-        for workflow in workflows
+        (Labels(*labels, ("outcome", outcome)), count)
+        for labels, workflow in labelled
         for outcome, count in workflow.measured.by_outcome.items()
     ]
     yield Family("wfserve_requests_total", "counter", "Requests that were walked, by how they ended", ended)
-    times: Samples = [(labels, each.measured.time) for labels, each in labelled if each.measured.time.count]
+    times: Samples = [
+        (Labels(*labels), each.measured.time) for labels, each in labelled if each.measured.time.count
+    ]
     yield Family("wfserve_request_seconds", "histogram", "How long requests were walked", times)
+    mirrored: Samples = [
+        (Labels(*labels, ("outcome", outcome)), count)
+        for labels, workflow in labelled
+        for outcome, count in workflow.mirrored.items()
+    ]
+    yield Family("wfserve_shadow_requests_total", "counter", _MIRRORED, mirrored)
+
+
+def _labels(workflow: str, version: str | None) -> list[tuple[str, str]]:
+    """Return the labels of a workflow: with its version, where versions were given."""
+    return [("workflow", workflow), *([] if version is None else [("version", version)])]
 
 
 def _of_nodes(nodes: list[Node]) -> Iterator[Family]:
-    labelled = [(Labels(("workflow", each.workflow), ("node", each.node)), each) for each in nodes]
+    labelled = [(Labels(*_labels(each.workflow, each.label), ("node", each.node)), each) for each in nodes]
     for kind, part, prefix, texts in _PARTS:
         for name, text in texts.items():
             samples: Samples = [(labels, getattr(getattr(each, part), name)) for labels, each in labelled]

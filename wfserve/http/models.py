@@ -15,9 +15,10 @@ from quart import Blueprint, Response, request
 from wfserve.archive.spec import MOST_WORKERS
 from wfserve.dag.walk import Request
 from wfserve.errors import BadRequestError, NoWorkerError, ServiceUnavailableError
+from wfserve.http.author import changing
 from wfserve.http.description import document
 from wfserve.http.parameters import is_true, json_response, number, page
-from wfserve.registry.catalogue import paged
+from wfserve.registry.serving import paged
 from wfserve.transport.frame import Kind
 from wfserve.transport.publish import publish
 from wfserve.workers.resident import resident_bytes
@@ -58,7 +59,8 @@ def blueprint(registry: Registry) -> Blueprint:
     async def list_() -> Response:
         urls = {
             plan.worker.name: plan.url
-            for workflow in registry
+            for served in registry.names
+            if (workflow := served.running.get(served.record.default)) is not None
             for plan in workflow.blueprint.nodes.values()
             if plan.url is not None  # function nodes are not listed
         }
@@ -70,9 +72,11 @@ def blueprint(registry: Registry) -> Blueprint:
     @routes.get("/models/<name>")
     @routes.get("/models/<name>/<version>")
     async def describe(name: str, version: str | None = None) -> Response:
-        workflow, plan = registry.node(name, None if version == "all" else version)
+        if version == "all":
+            return json_response([await _description(*each) for each in registry.nodes(name)])
+        workflow, plan = registry.node(name, version)
         described = await _description(workflow, plan)
-        if version != "all" and is_true(request.args.get("customized")):
+        if is_true(request.args.get("customized")):
             described |= await _metadata(workflow, plan, registry.arena)
         return json_response([described])
 
@@ -86,8 +90,9 @@ def blueprint(registry: Registry) -> Blueprint:
     async def scale(name: str, version: str | None = None) -> Response:
         version = version or request.args.get("model_version") or None
         minimum, maximum = _bounds()
-        workflow, plan = registry.node(name, version)
-        workflow.resize(plan.node, minimum, maximum)
+        asked = {"min_worker": minimum, "max_worker": maximum, "version": version}
+        async with changing(registry, "settings", name, asked) as author:
+            workflow, plan = await registry.scale(name, version, minimum, maximum, author=author)
         if not is_true(request.args.get("synchronous")):
             return json_response({"status": "Processing worker updates..."}, 202)
         await workflow.scaled(plan.node)
@@ -96,7 +101,12 @@ def blueprint(registry: Registry) -> Blueprint:
 
     @routes.put("/models/<name>/<version>/set-default")
     async def set_default(name: str, version: str) -> Response:
-        registry.node(name, version)  # the one version that there is
+        workflow, _ = registry.node(name, version)
+        if workflow is not registry.lookup(workflow.name):
+            raise BadRequestError(
+                f"Nodes get their default version with their workflow: "
+                f"PUT /workflows/{workflow.name}/{workflow.version}/set-default"
+            )
         said = f'Default version successfully updated for model "{name}" to "{version}"'
         return json_response({"status": said})
 

@@ -1,13 +1,18 @@
-"""What the Quart routes read from a query, and how they answer; a count that cannot be read is a 400."""
+"""What the Quart routes read from a request, and how they answer; a number that cannot be read is a 400."""
 
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING, Any
 
+import orjson
 from quart import Response, request
 
 from wfserve.errors import BadRequestError
 from wfserve.http.respond import pretty
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
 
 ANY_METHOD = ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"]
 _INTEGER = re.compile(r"[+-]?[0-9]{1,10}")
@@ -37,6 +42,47 @@ def _lenient(name: str, default: int) -> int:
 def is_true(text: object) -> bool:
     """Whether a parameter is `true`, in any case; everything else is false, as for Java."""
     return str(text).lower() == "true"
+
+
+async def given_parameters() -> dict[str, Any]:
+    """Return the parameters of a change: of a JSON body if there is one, else of the query."""
+    if request.mimetype != "application/json":
+        return dict(request.args)
+    try:
+        body = orjson.loads(await request.get_data())
+    except orjson.JSONDecodeError:
+        raise BadRequestError("The request body is not JSON.") from None
+    if not isinstance(body, dict):
+        raise BadRequestError("The request body is not a JSON object.")
+    return body
+
+
+def text(given: Mapping[str, Any], name: str) -> str | None:
+    """Return a parameter that is text, None if it is not given."""
+    value = given.get(name)
+    if value is not None and not isinstance(value, str):
+        raise BadRequestError(f"Parameter {name} is not a string.")
+    return value
+
+
+def boolean(given: Mapping[str, Any], name: str) -> bool:
+    """Return whether a parameter is `true`, as `is_true` has it."""
+    return is_true(given.get(name))
+
+
+def seconds(given: Mapping[str, Any], name: str) -> float | None:
+    """Return a parameter of whole seconds, None if it is not given or 0."""
+    text = str(given.get(name, 0))
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise BadRequestError(f"Parameter {name} is not a number of seconds: {text}")
+    return float(text) or None
+
+
+def refuse_unknown(given: Mapping[str, Any], known: Collection[str]) -> None:
+    """Raise `BadRequestError` if there is a parameter that is not `known`: a typo must not look done."""
+    unknown = sorted(given.keys() - set(known))
+    if unknown:
+        raise BadRequestError(f"There is no parameter {unknown[0]!r}, only {', '.join(known)}.")
 
 
 def json_response(value: object, status: int = 200) -> Response:

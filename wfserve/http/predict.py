@@ -1,4 +1,4 @@
-"""`/wfpredict/{name}` is a plain ASGI endpoint: at most one copy of the body, one walk, one answer.
+"""`/wfpredict/{name}[/{version}]` is a plain ASGI endpoint: one copy of a body at most, one walk, one answer.
 
 A client that disconnects cancels the walk, whatever it waits for. What is the same for a call of one node
 (`predictions.py`) is here, too.
@@ -10,8 +10,9 @@ import json
 import logging
 import math
 import re
+from contextlib import nullcontext, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import unquote
 
 import orjson
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     from wfserve.http.respond import Headers, Send
     from wfserve.measure.counts import ResponseCounts
     from wfserve.registry.catalogue import Registry
-    from wfserve.registry.workflow import Watch
+    from wfserve.registry.serving import Served
+    from wfserve.registry.workflow import Watch, Workflow
     from wfserve.transport.base import Lender
 
     Response = tuple[int, Headers, bytes]
@@ -45,11 +47,12 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 PREFIX = "wfpredict"
 JSON = "application/json"
+NOBODY = nullcontext()
 _JSON_ALONE = [(b"content-type", JSON.encode())]
 
 
 def predict(registry: Registry, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-    """Answer one prediction request. Any method, any further path segment; the query is ignored."""
+    """Answer one prediction request. Any method; the query is ignored."""
     return respond(registry.responses, identity_of(scope), send, _answer(registry, scope, receive))
 
 
@@ -84,30 +87,55 @@ async def respond(
 
 
 async def _answer(registry: Registry, scope: Scope, receive: Receive) -> Response | None:
-    workflow = registry.lookup(known(scope, _workflow_name))
+    asked = known(scope, _asked_for)
+    served, workflow = _answering(registry, scope, asked)
+    request = await _arriving(registry, scope, receive, workflow)
+    if workflow.closing:  # another may have taken its place while the body came
+        with suppress(WfserveError):  # else it says itself why it does not answer
+            served, workflow = _answering(registry, scope, asked)
+    shadow = None if asked.version else served.shadow
+    copy = None if shadow is None else registry.shadows.copy(request, shadow)
+    with NOBODY if copy is None else copy:
+        answer = await unless_gone(scope, receive, partial(workflow.predict, request))
+        if answer is None:
+            return None
+        try:
+            if copy is not None:
+                copy.answered(answer)
+            return 200, *_render(answer, registry.config.max_response_size)
+        finally:
+            answer.release()
+
+
+def _answering(registry: Registry, scope: Scope, asked: _Asked) -> tuple[Served, Workflow]:
+    served = registry.served(asked.name)
+    return served, served.answering(asked.version, scope["headers"])
+
+
+async def _arriving(registry: Registry, scope: Scope, receive: Receive, workflow: Workflow) -> Request:
     number = workflow.arrivals.begin(trio.current_time())
     try:
-        request = await receive_request(registry, scope, receive, lender=workflow.bodies)
+        return await receive_request(registry, scope, receive, lender=workflow.bodies)
     except BaseException:
         if not workflow.in_flight:
             workflow.bodies.rest()
         raise
     finally:
         workflow.arrivals.end(number, trio.current_time())
-    answer = await unless_gone(scope, receive, partial(workflow.predict, request))
-    if answer is None:
-        return None
-    try:
-        return 200, *_render(answer, registry.config.max_response_size)
-    finally:
-        answer.release()
 
 
-def _workflow_name(scope: Scope) -> str:
+class _Asked(NamedTuple):
+    """What a path asks for."""
+
+    name: str
+    version: str | None  # means something where versions were given
+
+
+def _asked_for(scope: Scope) -> _Asked:
     segments = path_segments(scope)
     if len(segments) < 3 or not segments[2]:
         raise NotFoundError
-    return segments[2]
+    return _Asked(segments[2], segments[3] if len(segments) > 3 and segments[3] else None)
 
 
 def path_segments(scope: Scope) -> list[str]:

@@ -8,10 +8,17 @@ sets on the response is honoured, the status included; a content type it has to 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from wfserve.errors import InternalError, NotFoundError, NoWorkerError, ServiceUnavailableError
+from wfserve.errors import (
+    InternalError,
+    NotFoundError,
+    NoWorkerError,
+    ServiceUnavailableError,
+    WfserveError,
+)
 from wfserve.http.predict import (
     checked_size,
     handler_headers,
@@ -60,6 +67,9 @@ async def _answer(registry: Registry, scope: Scope, receive: Receive, identity: 
     target = _target(scope)
     workflow, plan = registry.node(target.name, target.version)
     request = await receive_request(registry, scope, receive, target.headers())
+    if workflow.closing:  # another may have taken its place while the body came
+        with suppress(WfserveError):  # else it says itself why it does not answer
+            workflow, plan = registry.node(target.name, target.version)
     try:
         visit = partial(workflow.call_node, plan.node, request, identity=identity)
         done = await unless_gone(scope, receive, visit)

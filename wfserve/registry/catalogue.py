@@ -1,86 +1,90 @@
-"""A Registry knows every workflow by name; nothing it started outlives its `open` block.
+"""A Registry is its durable state at work: what it answers that it has done will be so after any restart.
 
-    server nursery ── a task a workflow ── its nursery: a pool and a dispatcher a node ── workers
+    server nursery ── a task a version ── its nursery: a pool and a dispatcher a stage ── workers
 
-Registration is all or nothing: a workflow is visible once every one of its nodes has loaded, and what a
-failed one had started is gone before its failure is answered.
+Registration is all or nothing: a version is visible once every one of its nodes has loaded and the state has
+it, and what a failed one had started is gone before its failure is answered. Every change is made durable
+first, and then seen by requests, all of it at one moment, before it is answered.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import gc
 import logging
-import os
-import shutil
-import uuid
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
-from wfserve.archive.fetch import Fetcher, FetchPolicy
-from wfserve.errors import (
-    ConfigError,
-    ConflictError,
-    ModelNotFoundError,
-    ModelVersionNotFoundError,
-    WfserveError,
-    WorkflowNotFoundError,
-)
+from wfserve.errors import ConflictError
 from wfserve.measure import definitions
 from wfserve.measure.counts import ResponseCounts
-from wfserve.measure.gpus import count
-from wfserve.registry.measures import keep_log
-from wfserve.registry.placement import Gpus, pinned_bytes
-from wfserve.registry.prepare import prepare
-from wfserve.registry.workflow import Workflow
-from wfserve.state.lock import exclusive
-from wfserve.transport.shm import ShmTransport
-from wfserve.workers.process import warm_up
+from wfserve.registry.claims import DEFAULT, WHOLE, Claims, of_nodes
+from wfserve.registry.identity import Identity, identify
+from wfserve.registry.loading import Loads, Named, failure_logged
+from wfserve.registry.serving import Served, Serving
+from wfserve.registry.shadow import Shadows
+from wfserve.registry.sources import Arriving, Stored
+from wfserve.registry.start import Starter, ended_unless_kept
+from wfserve.registry.warmup import answer_samples
+from wfserve.state.files import StateError
+from wfserve.state.naming import check_version
+from wfserve.state.records import LiveSettings
+from wfserve.state.store import Author
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from wfserve.archive.war import WorkflowArchive
     from wfserve.config import Config
+    from wfserve.registry.placement import Gpus
     from wfserve.registry.prepare import NodePlan
+    from wfserve.registry.sources import Archives
+    from wfserve.registry.workflow import Workflow
+    from wfserve.state.durable import State
+    from wfserve.state.records import Traffic, Version
+    from wfserve.state.records import Workflow as Record
     from wfserve.transport.base import Arena, Transport
 
 log = logging.getLogger(__name__)
-MAX_PAGE = 100
-GC_THRESHOLDS = 20_000, 20, 20  # a request makes some 100 objects; Python's own 700 collect every few of them
-TRIM_INTERVAL = 10.0  # seconds between returns of free memory to the system
+ITSELF = Author("server")
+AT_START = Author("load_workflows")
 
 
-class Registry:
-    """The workflows of one server. Made by `open_registry`."""
+class PresentError(ConflictError):
+    """There is that version, from another URL perhaps (409)."""
+
+
+class Registry(Serving):
+    """The workflows of one server, opened by `open_registry`. What changes one is told who asked for it."""
 
     def __init__(
-        self, config: Config, transport: Transport, server: int, nursery: trio.Nursery, gpus: Gpus
+        self,
+        config: Config,
+        transport: Transport,
+        server: int,
+        nursery: trio.Nursery,
+        gpus: Gpus,
+        state: State,
     ) -> None:
+        super().__init__()
         self.config = config
+        self.state = state
         self.responses = ResponseCounts()
         self.definitions = definitions.load(config.metrics_config)
+        self.shadows = Shadows(nursery)
+        self.loads = Loads(nursery)
+        self.failed_to_load: list[str] = []  # of what was to be registered at start
         self._transport = transport
-        self._server = server
         self._nursery = nursery
-        self._gpus = gpus
-        self._work = config.state_dir / "work"
-        self._workflows: dict[str, Workflow] = {}
-        self._nodes: dict[str, tuple[Workflow, str]] = {}  # by their registered names
-        self._reserved: set[str] = set()
-        self._loading = 0
-        self._all_loaded = trio.Event()
-        self.failed_to_load: list[str] = []
-        self._fetcher = Fetcher(
-            FetchPolicy(
-                allowed_urls=config.allowed_urls,
-                max_download_bytes=config.max_archive_size,
-                timeout=config.response_timeout,
-                stores=tuple(s for s in (config.workflow_store, config.model_store) if s is not None),
-            )
-        )
+        self._starter = Starter(config, transport, server, gpus, self.definitions, nursery)
+        self._started: dict[tuple[str, str], Workflow] = {}  # by name and version
+        self._left_over: set[tuple[str, str]] = set()  # restored, and not registered since
+        self._claims = Claims()
+        self._committing = trio.Lock()
+        for name in state.workflows:
+            self._show(name)
 
     @property
     def arena(self) -> Arena:
@@ -92,227 +96,312 @@ class Registry:
         """Memory that GPUs copy from; None without GPUs."""
         return self._transport.pinned
 
-    def __iter__(self) -> Iterator[Workflow]:
-        return iter(self._workflows.values())
-
-    def lookup(self, name: str) -> Workflow:
-        """Return a running workflow. Raises `WorkflowNotFoundError`."""
-        workflow = self._workflows.get(name)
-        if workflow is None:
-            raise WorkflowNotFoundError(f"Workflow not found: {name}")
-        return workflow
-
-    def node(self, name: str, version: str | None = None) -> tuple[Workflow, NodePlan]:
-        """Return the node that is registered as `name`, `W__N`, and its workflow.
-
-        Raises `ModelNotFoundError`, or `ModelVersionNotFoundError` if it has another version than `version`.
-        """
-        if name not in self._nodes:
-            raise ModelNotFoundError(f"Model not found: {name}")
-        workflow, node = self._nodes[name]
-        plan = workflow.blueprint.nodes[node]  # as it is by now: it may have been resized
-        if version not in (None, plan.version):
-            raise ModelVersionNotFoundError(f"Model version: {version} does not exist for model: {name}")
-        return workflow, plan
-
-    def page(self, limit: int, offset: int) -> tuple[list[Workflow], int | None]:
-        """Return a page of the workflows by name, and the next offset, as `paged` has it."""
-        names, following = paged(sorted(self._workflows), limit, offset)
-        return [self._workflows[name] for name in names], following
-
     async def register(
         self,
         url: str,
         name: str | None = None,
+        version: str | None = None,
         *,
+        default: bool = False,
+        replace: bool = False,
+        again: bool = False,
         startup_timeout: float | None = None,
         response_timeout: float | None = None,
         sha256: str = "",
+        author: Author = ITSELF,
     ) -> Workflow:
-        """Fetch, unpack, load and start a workflow; it is served when this returns.
+        """Fetch, unpack, load and start a version of a workflow; it is served when this returns.
 
-        Each of its workers may take `startup_timeout` seconds to load, and a call of one node alone
-        `response_timeout`, where the model does not say; by default what is configured. The archive must have
-        the digest `sha256` if that is not empty.
+        Without `version` it is what the archive says, or else 1.0. The first of a name is its default, a
+        further one with `default`; with `replace` it is that, and the default before it is unregistered. With
+        `again` it takes the place of the same version from the same URL, with its settings; once, so does one
+        without a version, for clients that register after each start. Each of its workers may take
+        `startup_timeout` seconds to load, and a call of one node alone `response_timeout`, where the model
+        does not say; by default what is configured. The archive must have the digest `sha256`, if any.
 
-        Raises `ConflictError` if the name is taken, and whatever is wrong with the archive.
+        Raises `ConflictError` if there is that version, `WorkflowError` if it fails its warm-up, and whatever
+        is wrong with the archive.
         """
-        if name is not None:
-            self._refuse_taken(name)
-        config = dataclasses.replace(
-            self.config,
-            startup_timeout=startup_timeout or self.config.startup_timeout,
-            response_timeout=response_timeout or self.config.response_timeout,
-        )
-        directory = self._work / uuid.uuid4().hex
-        started = trio.current_time()
-        try:
-            directory.mkdir(parents=True)
-            fetcher = self._fetcher.within(directory)
-            blueprint = await prepare(url, name, fetcher, config, directory, sha256, gpus=self._gpus)
-            with self._reservation(blueprint.name):
-                workflow = Workflow(blueprint, self._transport, self._server, self.definitions)
-                await self._nursery.start(self._keep, workflow, directory)
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                await _remove(directory)
-            raise
-        log.info("registered %s in %.2f s", workflow.name, trio.current_time() - started)
+        if version is not None:
+            check_version(version)
+        if not again and any(record.version(record.default).url == url for record in self._unloaded()):
+            await self.loaded()
+        began = trio.current_time()
+        timeouts = startup_timeout or None, response_timeout or None
+        with self.state.contents.transfer() as transfer, ExitStack() as claims:
+            archives = Arriving(url, sha256, self.config, self.state.contents, transfer)
+
+            def identified(archive: WorkflowArchive) -> Identity:
+                identity = identify(archive, name, version)
+                return claims.enter_context(self._claim_new(identity, url, again=again))
+
+            workflow = await self._start(url, archives, timeouts, identified)
+            async with ended_unless_kept(workflow):
+                await answer_samples(workflow, self.arena)
+                made = archives.version(workflow.blueprint, *timeouts)
+                await self._introduce(workflow, made, author, default=default, replace=replace)
+        log.info("registered %s in %.2f s", _shown(workflow), trio.current_time() - began)
         return workflow
 
-    def _refuse_taken(self, name: str) -> None:
-        if name in self._workflows or name in self._reserved:
-            raise ConflictError(f"Workflow {name} is already registered.")
+    def _unloaded(self) -> Iterator[Record]:
+        """Give the workflows whose default does not run yet, or not any more."""
+        return (each.record for each in self.names if each.record.default not in each.running)
 
     @contextmanager
-    def _reservation(self, name: str) -> Iterator[None]:
-        self._refuse_taken(name)
-        self._reserved.add(name)
-        try:
-            yield
-        finally:
-            self._reserved.discard(name)
+    def _claim_new(self, identity: Identity, url: str, *, again: bool) -> Iterator[Identity]:
+        """Claim a version to register; give it with the settings that it has, if it is there from `url`."""
+        name, version, given, _ = identity
+        taken = f"Workflow {name} is already registered."
+        if given:
+            taken = f"Workflow version {version} is already registered for workflow {name}"
+        present = self._recorded(name, version)
+        again = again or (not given and (name, version) in self._left_over)
+        if present is not None and not (again and present.url == url):
+            raise PresentError(taken)
+        with self._claims.claim(name, version, refusal=taken):
+            yield identity if present is None else identity._replace(settings=present.settings)
 
-    async def _keep(self, workflow: Workflow, directory: Path, *, task_status: trio.TaskStatus[None]) -> None:
-        """Own one workflow: run it, and leave no trace of it."""
-        served = False
+    def _recorded(self, name: str, version: str) -> Version | None:
+        record = self.state.workflows.get(name)
+        versions = () if record is None else record.versions
+        return next((each for each in versions if each.version == version), None)
 
-        def serve() -> None:
-            nonlocal served
-            served = True
-            self._workflows[workflow.name] = workflow
-            self._index_nodes()
-            task_status.started()
+    async def _start(
+        self,
+        url: str,
+        archives: Archives,
+        timeouts: tuple[float | None, float | None],
+        identified: Callable[[WorkflowArchive], Identity],
+        settings: Mapping[str, LiveSettings] = {},
+    ) -> Workflow:
+        startup, response = timeouts
+        config = dataclasses.replace(
+            self.config,
+            startup_timeout=startup or self.config.startup_timeout,
+            response_timeout=response or self.config.response_timeout,
+        )
+        return await self._starter.start(url, config, archives, identified, self._ended)
 
-        try:
-            await workflow.run(self.config.unregister_timeout, serve)
-        except Exception:
-            if not served:
-                raise  # whoever registers it is told
-            log.exception("workflow %s failed and is not served any more", workflow.name)
-        finally:
-            self._forget(workflow)
-            with trio.CancelScope(shield=True):
-                await _remove(directory)
-            workflow.gone.set()
+    async def _introduce(
+        self, workflow: Workflow, version: Version, author: Author, *, default: bool, replace: bool
+    ) -> None:
+        """Make a version that runs durable and serve it; the one that it replaces leaves."""
+        name, key = workflow.name, (workflow.name, workflow.version)
+        present, record = self._recorded(*key), self.state.workflows.get(name)
+        left = [] if record is None or present is not None or not replace else [record.default]
+        add = partial(self.state.add_version, author, name, version, default=default, replace=replace)
+        if present is not None:
+            add = partial(self.state.exchange_version, author, name, version)
+        parts = [part for each in left for part in self._parts(name, each)]
+        with self._claims.claim(name, *([DEFAULT] if default or replace else []), *parts):
+            before = self._started.pop(key, None)
+            self._started[key] = workflow
+            try:
+                await self._commit(name, add)
+            except BaseException:
+                del self._started[key]
+                if before is not None:
+                    self._started[key] = before
+                raise
+        self._left_over.discard(key)
+        self._dismiss([before, *(self._started.pop((name, each), None) for each in left)])
 
-    def _forget(self, workflow: Workflow) -> None:
-        if self._workflows.get(workflow.name) is workflow:
-            del self._workflows[workflow.name]
-            self._index_nodes()
+    async def unregister(self, name: str, version: str | None = None, *, author: Author = ITSELF) -> None:
+        """Stop serving a workflow, or a version of it; return when its requests have ended, and all of it.
 
-    def _index_nodes(self) -> None:
-        """Find nodes by name again; of equal names, `a` with `b__c` and `a__b` with `c`, the first counts."""
-        self._nodes = {
-            plan.worker.name: (workflow, plan.node)
-            for workflow in reversed(self._workflows.values())
-            for plan in workflow.blueprint.nodes.values()
-        }
-
-    async def unregister(self, name: str) -> None:
-        """Stop serving a workflow at once, let its requests finish, and return when nothing of it is left."""
-        workflow = self.lookup(name)
-        self._forget(workflow)
-        workflow.close()
-        with self._reservation(name):
-            await workflow.gone.wait()
-
-    def load(self, urls: tuple[str, ...]) -> None:
-        """Register workflows in the background; `name=archive` gives one another name."""
-        if urls and not self._loading:
-            self._all_loaded = trio.Event()
-        for url in urls:
-            self._loading += 1
-            self._nursery.start_soon(self._load, url)
-
-    async def _load(self, url: str) -> None:
-        name, given, archive = url.partition("=")
-        named = given and not set(name) & set("/:?")  # else the = belongs to a URL
-        try:
-            workflow = await (self.register(archive, name) if named else self.register(url))
-            workflow.loaded_at_startup = True
-        except Exception as error:  # one workflow that cannot be loaded keeps no other from being served
-            self.failed_to_load.append(url)
-            if isinstance(error, WfserveError):
-                log.error("cannot load workflow %s: %s", url, error.message)
+        Raises `WorkflowNotFoundError`, `ModelVersionNotFoundError`, `InvalidVersionError` for the default of
+        several versions, or `ConflictError` if it gets traffic or is being changed; then nothing has changed.
+        """
+        served = self.served(name)
+        if version is not None:
+            served.record.version(version)
+        with self._claims.claim(name, *([WHOLE] if version is None else self._parts(name, version))):
+            left = [each.version for each in served.record.versions if version in (None, each.version)]
+            if version is None:
+                await self._commit(name, partial(self.state.remove, author, name))
             else:
-                log.exception("cannot load workflow %s", url)
-        finally:
-            self._loading -= 1
-            if not self._loading:
-                self._all_loaded.set()
+                await self._commit(name, partial(self.state.remove_version, author, name, version))
+            for workflow in self._dismiss(self._started.pop((name, each), None) for each in left):
+                await workflow.gone.wait()
+
+    def _dismiss(self, left: Iterable[Workflow | None]) -> list[Workflow]:
+        """Have what is not served any more end when its requests have; return it."""
+        leaving = [workflow for workflow in left if workflow is not None]
+        for workflow in leaving:
+            workflow.close()
+        self._nursery.start_soon(self._collect)
+        return leaving
+
+    async def _collect(self) -> None:
+        """Remove the archives that nothing needs any more."""
+        try:
+            await trio.to_thread.run_sync(self.state.collect)
+        except StateError as error:  # the next start tries again
+            log.warning("%s", error.message)
+
+    async def set_default(self, name: str, version: str, *, author: Author = ITSELF) -> None:
+        """Have a version that runs answer what names none.
+
+        Raises as `Served.version` does, or `ConflictError`.
+        """
+        self.lookup(name, version)
+        with self._claims.claim(name, DEFAULT, version):
+            await self._commit(name, partial(self.state.set_default, author, name, version))
+
+    async def roll_back(self, name: str, *, author: Author = ITSELF) -> str:
+        """Return to the default before this one, and return it. Raises `ConflictError` if there is none."""
+        previous = self.served(name).record.previous
+        with self._claims.claim(name, DEFAULT, *([] if previous is None else [previous])):
+            if previous is not None:
+                self.lookup(name, previous)
+            await self._commit(name, partial(self.state.roll_back, author, name))
+        return self.served(name).record.default
+
+    async def set_traffic(self, name: str, traffic: Traffic | None, *, author: Author = ITSELF) -> None:
+        """Divide the requests that name no version; None: the default has them all.
+
+        Raises as `Served.version` does, `BadRequestError` if that cannot be, or `ConflictError`.
+        """
+        named = [] if traffic is None else list(traffic.named())
+        for version in named:
+            self.lookup(name, version)
+        with self._claims.claim(name, DEFAULT, *named):
+            await self._commit(name, partial(self.state.set_traffic, author, name, traffic))
+
+    async def change(
+        self,
+        name: str,
+        version: str | None,
+        settings: Mapping[str, LiveSettings],
+        *,
+        author: Author = ITSELF,
+    ) -> Workflow:
+        """Change settings of nodes of a version, by default the default; they are in force when this returns.
+
+        Raises as `Workflow.change` and `Served.version` do, or `ConflictError`; then nothing has changed.
+        """
+        workflow = self.lookup(name, version)
+        before = {node: workflow.blueprint.nodes[node].live() for node in settings}
+        with self._claims.claim(name, *of_nodes(workflow.version, settings)):
+            await workflow.change(settings)
+            try:
+                await self._commit(name, self._setting(author, workflow, settings))
+            except BaseException:
+                with trio.CancelScope(shield=True):
+                    await workflow.change(before)
+                raise
+        return workflow
+
+    async def scale(
+        self, name: str, version: str | None, minimum: int, maximum: int, *, author: Author = ITSELF
+    ) -> tuple[Workflow, NodePlan]:
+        """Have from `minimum` to `maximum` workers for the node `name`; `Workflow.scaled` tells when.
+
+        Raises as `node` does, or `ConflictError`.
+        """
+        workflow, plan = self.node(name, version)
+        settings = {plan.node: LiveSettings(minimum, maximum)}
+        with self._claims.claim(workflow.name, *of_nodes(workflow.version, settings)):
+            await self._commit(workflow.name, self._setting(author, workflow, settings))
+            workflow.resize(plan.node, minimum, maximum)
+        return workflow, plan
+
+    def _setting(
+        self, author: Author, workflow: Workflow, settings: Mapping[str, LiveSettings]
+    ) -> Callable[[], object]:
+        return partial(self.state.set_settings, author, workflow.name, workflow.version, settings)
+
+    def _parts(self, name: str, version: str) -> list[str]:
+        """Return what has to be claimed of a version so that nothing of it changes."""
+        workflow = self._started.get((name, version))
+        nodes = () if workflow is None else workflow.blueprint.nodes
+        return [version, *of_nodes(version, nodes)]
+
+    async def _commit(self, name: str, change: Callable[[], object]) -> None:
+        """Make a change durable and then have requests see it; it happens, or raises and has not happened."""
+        with trio.CancelScope(shield=True):
+            async with self._committing:
+                await trio.to_thread.run_sync(change)
+                self._show(name)
+
+    def _show(self, name: str) -> None:
+        """Serve what the state says of a name, as far as it runs."""
+        record = self.state.workflows.get(name)
+        if record is None:
+            self.publish(name, None)
+            return
+        versions = [each.version for each in record.versions]
+        running = {each: self._started[name, each] for each in versions if (name, each) in self._started}
+        self.publish(name, Served.of(record, running))
+
+    def _ended(self, workflow: Workflow) -> None:
+        """Serve a version no more that has ended by itself."""
+        key = workflow.name, workflow.version
+        if self._started.get(key) is workflow:
+            del self._started[key]
+            self._show(workflow.name)
+
+    def load(self, urls: Iterable[str] = ()) -> None:
+        """Start, in the background, every version that the state has, and what `urls` name.
+
+        A URL may be `name=archive`, which gives it another name. An archive in the store is served as it is
+        there now, or as it was kept if that cannot be; one with another URL is registered once.
+        """
+        named = [Named.read(url) for url in urls]
+        records = self.state.workflows.values()
+        kept = [(record.name, each) for record in records for each in record.versions]
+        fresh = [each for each in named if each.in_store or not any(each.means(*one) for one in kept)]
+        again = [one for one in kept if any(each.means(*one) for each in fresh)]
+        for one in kept:
+            if one not in again:
+                self.loads.start_soon(self._restore, *one)
+        if fresh:
+            self.loads.start_soon(self._load_named, fresh, again)
+
+    async def _load_named(self, named: Sequence[Named], kept: Sequence[tuple[str, Version]]) -> None:
+        """Register what is named; those of `kept` that are not among it are restored."""
+        async with trio.open_nursery() as nursery:
+            for each in named:
+                nursery.start_soon(self._load, each, any(each.means(*one) for one in kept))
+        async with trio.open_nursery() as nursery:
+            for name, version in kept:
+                if (name, version.version) not in self._started:
+                    nursery.start_soon(self._restore, name, version)
+
+    async def _load(self, named: Named, is_kept: bool) -> None:
+        with failure_logged(str(named)):
+            try:
+                workflow = await self.register(named.url, named.name, again=True, author=AT_START)
+                workflow.loaded_at_startup = True
+            except Exception as error:
+                if not (is_kept or isinstance(error, PresentError)):
+                    self.failed_to_load.append(str(named))
+                raise
+
+    async def _restore(self, name: str, version: Version) -> None:
+        timeouts = version.startup_timeout, version.response_timeout
+        identity = Identity(name, version.version, version.given, version.settings)
+        what = f"{name} {version.version}"
+        with failure_logged(what), self._claims.claim(name, version.version):
+            stored = Stored(self.state.contents, version)
+            workflow = await self._start(version.url, stored, timeouts, lambda _: identity)
+            workflow.loaded_at_startup = True
+            self._started[name, version.version] = workflow
+            self._left_over.add((name, version.version))
+            self._show(name)
+            log.info("restored %s", what)
 
     async def loaded(self) -> None:
-        """Return when everything that `load` was told to register is registered, or has failed."""
-        while self._loading:
-            await self._all_loaded.wait()
+        """Return when everything that was to be loaded at start is, or has failed."""
+        await self.loads.wait()
 
     def healthy(self) -> bool:
-        """Whether everything that was to be loaded at start is, and every node has its workers."""
-        if self._loading or self.failed_to_load:
+        """Whether everything that was registered or was to be runs, and every node has its workers."""
+        if self.loads.under_way or self.failed_to_load:
             return False
-        return all(workflow.healthy() for workflow in self._workflows.values())
-
-    async def keep_trim(self) -> None:
-        """Give free payload memory back to the system now and then."""
-        while True:
-            await trio.sleep(TRIM_INTERVAL)
-            self.arena.trim()
+        complete = all(len(each.running) == len(each.record.versions) for each in self.names)
+        return complete and all(workflow.healthy() for workflow in self)
 
 
-def paged(names: list[str], limit: int, offset: int) -> tuple[list[str], int | None]:
-    """Return up to `limit` of `names` from `offset` on, and the next offset if there may be more.
-
-    A limit outside 0 … 100 means 100 and a negative offset 0, as in TorchServe; so does a next offset that
-    equals the count.
-    """
-    limit = limit if 0 <= limit <= MAX_PAGE else MAX_PAGE
-    offset = max(0, offset)
-    end = offset + limit
-    return names[offset:end], end if end <= len(names) else None
-
-
-async def _remove(directory: Path) -> None:
-    await trio.to_thread.run_sync(lambda: shutil.rmtree(directory, ignore_errors=True))
-
-
-def _transport(arena_size: int, pinned_size: int) -> ShmTransport:
-    try:
-        return ShmTransport(arena_size, pinned_bytes=pinned_size)
-    except OSError as error:  # its address space is limited (ulimit -v), or there is no memfd
-        raise ConfigError(f"cannot reserve shared memory for payloads: {error}") from None
-
-
-async def _warm_up() -> None:
-    """Load what takes seconds, and keep it out of garbage collections, which stop every request."""
-    try:
-        await trio.to_thread.run_sync(warm_up)
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*GC_THRESHOLDS)
-    except OSError as error:  # the first worker will try again, and whoever wants it is told
-        log.warning("cannot start the fork server: %s", error)
-
-
-@asynccontextmanager
-async def open_registry(config: Config) -> AsyncIterator[Registry]:
-    """Open an empty registry; leaving the block ends every workflow and removes what was unpacked.
-
-    Raises `ConfigError` if another server uses the state directory, or payload memory cannot be reserved.
-    """
-    gpus = await count(os.environ, config.number_of_gpu)
-    pinned_size = pinned_bytes(config.pinned_size, gpus)
-    with exclusive(config.state_dir), _transport(config.arena_size, pinned_size) as transport:
-        await _remove(config.state_dir / "work")  # of a server that was killed
-        server = os.pidfd_open(os.getpid())
-        try:
-            async with trio.open_nursery() as nursery:
-                registry = Registry(config, transport, server, nursery, Gpus(gpus))
-                nursery.start_soon(registry.keep_trim)
-                if config.metrics_mode == "log":
-                    nursery.start_soon(keep_log, registry)
-                nursery.start_soon(_warm_up)
-                yield registry
-                nursery.cancel_scope.cancel()
-        finally:
-            os.close(server)
+def _shown(workflow: Workflow) -> str:
+    return f"{workflow.name} {workflow.version}" if workflow.blueprint.given else workflow.name

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from wfserve.measure.definitions import Definition
     from wfserve.measure.gpus import Gpu
     from wfserve.registry.catalogue import Registry
+    from wfserve.registry.workflow import Workflow
     from wfserve.scheduling.settings import StageSettings, StageStatistics
     from wfserve.workers.base import PoolStatistics
 
@@ -34,6 +35,8 @@ class Node(NamedTuple):
     """All that is counted of one node."""
 
     workflow: str
+    label: str | None  # the workflow's version, where versions were given
+    is_default: bool
     node: str
     version: str
     model: str  # its name as a model
@@ -46,17 +49,22 @@ class Node(NamedTuple):
 async def readings(registry: Registry) -> list[Node]:
     """Read all nodes, while requests go on."""
     found: list[Node] = []
-    for workflow in list(registry):
-        route = workflow.route
-        for node, stage in route.stages.items():
-            version, step = workflow.blueprint.nodes[node].version, route.step(node)
-            statistics = stage.statistics(step), stage.pool.statistics()
-            counted = stage.measured(step)
-            named = workflow.name, node, version, stage.steps[step].name
-            found.append(Node(*named, stage.settings, *statistics, counted))
-            if len(found) % NODES == 0:
-                await trio.lowlevel.checkpoint()
+    for served in registry.names:
+        for workflow in served.running.values():
+            label, is_default = served.label(workflow.version), workflow.version == served.record.default
+            for node in workflow.route.stages:
+                found.append(_reading(workflow, node, label, is_default=is_default))
+                if len(found) % NODES == 0:
+                    await trio.lowlevel.checkpoint()
     return found
+
+
+def _reading(workflow: Workflow, node: str, label: str | None, *, is_default: bool) -> Node:
+    stage, step = workflow.route.stages[node], workflow.route.step(node)
+    version = label or workflow.blueprint.nodes[node].version
+    named = workflow.name, label, is_default, node, version, stage.steps[step].name
+    statistics = stage.statistics(step), stage.pool.statistics()
+    return Node(*named, stage.settings, *statistics, stage.measured(step))
 
 
 class TorchServeMetrics:
@@ -111,14 +119,19 @@ def _of_nodes(nodes: list[Node]) -> dict[str, Values]:
     used = [node for node in nodes if node.stage.attempts or node.stage.refused]
     return {
         "ts_inference_requests_total": [
-            ((n.model, "default"), n.stage.attempts + n.stage.refused - n.stage.retries) for n in used
+            ((n.model, n.label or "default"), n.stage.attempts + n.stage.refused - n.stage.retries)
+            for n in used
         ],
-        "ts_inference_latency_microseconds": [((n.model, "default"), n.measured.latency * 1e6) for n in used],
+        "ts_inference_latency_microseconds": [
+            ((n.model, n.label or "default"), n.measured.latency * 1e6) for n in used
+        ],
         "ts_queue_latency_microseconds": [
-            ((n.model, "default"), n.measured.queue_time.sum * 1e6) for n in used
+            ((n.model, n.label or "default"), n.measured.queue_time.sum * 1e6) for n in used
         ],
-        "PredictionTime": [
-            ((n.model, "Model"), n.measured.busy * 1e3) for n in used if n.measured.run_time.count
+        "PredictionTime": [  # which tells versions not apart
+            ((n.model, "Model"), n.measured.busy * 1e3)
+            for n in used
+            if n.is_default and n.measured.run_time.count
         ],
         "WorkerLoadTime": [
             ((f"W-{replica.id}-{n.model}_{n.version}", "Host"), seconds * 1e3)

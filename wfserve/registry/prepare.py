@@ -21,26 +21,27 @@ from wfserve.child.spec import WorkerSpec
 from wfserve.dag.graph import Graph
 from wfserve.dag.plan import NodeFacts, plan
 from wfserve.errors import WfserveError, WorkflowError
+from wfserve.registry.identity import DEFAULT_VERSION, identify
 from wfserve.registry.placement import Gpus, Seats, placed, placement_of
 from wfserve.registry.requirements import Packages, install
 from wfserve.scheduling.settings import StageSettings, StepSettings
-from wfserve.state.naming import check_name
+from wfserve.state.records import LiveSettings
 from wfserve.workers.pool import PoolSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from wfserve.archive.fetch import Fetcher
     from wfserve.archive.mar import ModelArchive
     from wfserve.archive.spec import ModelSpec, NodeSettings
     from wfserve.archive.war import WorkflowArchive
     from wfserve.config import Config
     from wfserve.dag.plan import Plan
+    from wfserve.registry.identity import Identity
+    from wfserve.registry.sources import Archives
 
 log = logging.getLogger(__name__)
 ARCHIVES_AT_A_TIME = 4  # as many nodes as TorchServe registers at a time
-DEFAULT_VERSION = "1.0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,20 @@ class NodePlan:
         straight = self.worker.data_format == "native" and not self.worker.copy_inputs
         return straight and not self.worker.is_function and self.seats.placement.on_gpu
 
+    def changed(self, live: LiveSettings) -> NodePlan:
+        """Return the plan with settings changed. Raises `BadRequestError` if they contradict the others."""
+        settings = live.applied(
+            replace(self.settings, min_workers=self.stage.min_workers, max_workers=self.stage.max_workers)
+        )
+        worker = replace(self.worker, batch_size=settings.batch_size)
+        return replace(
+            self, worker=worker, stage=replace(self.stage, **_scheduling(settings)), settings=settings
+        )
+
+    def live(self) -> LiveSettings:
+        """Return the settings that can be changed, as they are."""
+        return LiveSettings(**{name: getattr(self.settings, name) for name in LiveSettings.__slots__})
+
     def facts(self) -> NodeFacts:
         """Return what decides whether the node shares a stage with others."""
         return NodeFacts(
@@ -75,9 +90,11 @@ class NodePlan:
 
 @dataclass(frozen=True, slots=True)
 class Blueprint:
-    """A workflow that could be started; `directory` holds its unpacked archives."""
+    """A version of a workflow that could be started; `directory` holds its unpacked archives."""
 
     name: str
+    version: str
+    given: bool  # somebody named this version
     url: str
     archive: WorkflowArchive
     graph: Graph
@@ -90,9 +107,12 @@ class Blueprint:
 
     def resized(self, node: str, minimum: int, maximum: int) -> Blueprint:
         """Return the blueprint with other numbers of workers for one node."""
-        before = self.nodes[node]
-        stage = replace(before.stage, min_workers=minimum, max_workers=maximum)
-        return replace(self, nodes={**self.nodes, node: replace(before, stage=stage)})
+        return self.changed({node: LiveSettings(minimum, maximum)})
+
+    def changed(self, settings: Mapping[str, LiveSettings]) -> Blueprint:
+        """Return the blueprint with settings of some nodes changed; raises as `NodePlan.changed` does."""
+        changed = {node: self.nodes[node].changed(each) for node, each in settings.items()}
+        return replace(self, nodes={**self.nodes, **changed})
 
     def stage(self, chain: Sequence[str]) -> StagePlan:
         """Return the plan of the stage that runs `chain`."""
@@ -172,28 +192,29 @@ def fused(stages: Sequence[StageSettings]) -> StageSettings:
 
 async def prepare(
     url: str,
-    name: str | None,
-    fetcher: Fetcher,
+    archives: Archives,
     config: Config,
     directory: Path,
-    sha256: str = "",
     gpus: Gpus | None = None,
+    *,
+    identified: Callable[[WorkflowArchive], Identity] = identify,
 ) -> Blueprint:
-    """Unpack the workflow at `url` and its models below `directory`; `sha256` is checked unless empty.
+    """Unpack a workflow and its models, which `archives` has, below `directory`; it is listed as `url`.
 
-    Its workers take turns on `gpus` with those of the server's other workflows; without any, on none.
+    `identified` says what it is registered as, and may refuse it before its models are looked for. Its
+    workers take turns on `gpus` with those of the server's other workflows; without any, on none.
 
     Raises the `WfserveError` that the archive, its specification or the download deserve; faults of nodes
     are collected into one `WorkflowError`.
     """
     limits = ExtractLimits(max_bytes=config.max_archive_size)
-    fetched = await fetcher.workflow(url, config.workflow_store, sha256)
-    archive = await trio.to_thread.run_sync(open_workflow, fetched.path, directory / "workflow", limits)
-    name = check_name(name or archive.name)
+    path = await archives.workflow()
+    archive = await trio.to_thread.run_sync(open_workflow, path, directory / "workflow", limits)
+    name, version, given, settings = identified(archive)
     graph = Graph.from_edges(archive.spec.dag)
-    models = await _Models(fetcher, config, directory, limits).open_all(name, archive, graph)
-    nodes = _plan(name, archive, graph, models, config, gpus or Gpus())
-    return Blueprint(name, url, archive, graph, nodes, directory)
+    models = await _Models(archives, config, directory, limits).open_all(name, archive, graph)
+    nodes = _plan(name, archive, graph, models, config, gpus or Gpus(), settings)
+    return Blueprint(name, version, given, url, archive, graph, nodes, directory)
 
 
 class Model(NamedTuple):
@@ -206,9 +227,8 @@ class Model(NamedTuple):
 class _Models:
     """Fetches and unpacks the models that a graph names, and installs what they need."""
 
-    def __init__(self, fetcher: Fetcher, config: Config, directory: Path, limits: ExtractLimits) -> None:
-        self._fetcher = fetcher
-        self._store = config.model_store
+    def __init__(self, archives: Archives, config: Config, directory: Path, limits: ExtractLimits) -> None:
+        self._archives = archives
         self._may_install = config.install_py_dep_per_model
         self._directory = directory
         self._limits = limits
@@ -227,9 +247,9 @@ class _Models:
     async def _open(self, registered: str, spec: ModelSpec) -> None:
         async with self._places:
             try:
-                fetched = await self._fetcher.model(spec.url, self._store, spec.sha256)
+                path = await self._archives.model(spec)
                 into = self._directory / "models" / spec.name
-                model = await trio.to_thread.run_sync(open_model, fetched.path, into, self._limits)
+                model = await trio.to_thread.run_sync(open_model, path, into, self._limits)
                 model = replace(model, name=registered)
                 own = self._directory / "packages" / spec.name
                 self._found[spec.name] = Model(model, await install(model, own, allowed=self._may_install))
@@ -253,8 +273,10 @@ def _plan(
     models: Mapping[str, Model],
     config: Config,
     gpus: Gpus,
+    changed: Mapping[str, LiveSettings],
 ) -> dict[str, NodePlan]:
     settings = {node: _settings_of(archive, node, models.get(node)) for node in graph.nodes}
+    settings |= {node: each.applied(settings[node]) for node, each in changed.items() if node in settings}
     threads = config.worker_threads or max(
         1, (os.cpu_count() or 1) // max(1, sum(s.max_workers for s in settings.values()))
     )
@@ -349,13 +371,20 @@ def _stage(worker: WorkerSpec, settings: NodeSettings, config: Config) -> StageS
         name=worker.name,
         divisible=worker.may_be_many and not worker.is_function,
         one_by_one=worker.is_function,
-        batch_size=settings.batch_size,
-        batch_delay=settings.max_batch_delay_ms / 1000,
-        timeout=settings.timeout_ms / 1000,
-        retry_attempts=settings.retry_attempts,
-        min_workers=settings.min_workers,
-        max_workers=settings.max_workers,
+        **_scheduling(settings),
         startup_timeout=_number(worker, "startupTimeout") or config.startup_timeout,
         queue_size=_number(worker, "jobQueueSize") or config.job_queue_size,
         isolate=settings.isolate,
     )
+
+
+def _scheduling(settings: NodeSettings) -> dict[str, Any]:
+    """Return what a node's settings say of its stage."""
+    return {
+        "batch_size": settings.batch_size,
+        "batch_delay": settings.max_batch_delay_ms / 1000,
+        "timeout": settings.timeout_ms / 1000,
+        "retry_attempts": settings.retry_attempts,
+        "min_workers": settings.min_workers,
+        "max_workers": settings.max_workers,
+    }

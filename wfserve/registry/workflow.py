@@ -7,6 +7,8 @@ that it began with, and a stage that is on nobody's route any more ends.
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, overload
 
@@ -17,73 +19,27 @@ from wfserve.errors import DeadlineError, InternalError, ServiceUnavailableError
 from wfserve.measure.counts import NodeCounts, RequestCounts, status_class
 from wfserve.measure.definitions import EVERYTHING
 from wfserve.measure.recorded import Recorded
+from wfserve.registry.line import Left, Line
 from wfserve.registry.prepare import raise_failures
 from wfserve.scheduling.arrivals import Arrivals
-from wfserve.scheduling.dispatch import Stage
 from wfserve.scheduling.tally import Tally
 from wfserve.transport.pinned import FirstWithRoom
 from wfserve.transport.slab import Slabs
 from wfserve.workers.base import LoadError
-from wfserve.workers.pool import ProcessPool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from wfserve.dag.walk import Answer, Request
     from wfserve.measure.definitions import Definitions
-    from wfserve.registry.prepare import Blueprint, NodePlan, StagePlan
+    from wfserve.registry.prepare import Blueprint, NodePlan
+    from wfserve.scheduling.dispatch import Stage
+    from wfserve.state.records import LiveSettings
     from wfserve.transport.base import Lender, Loan, Payload, Transport
-    from wfserve.workers.base import Done, Listener, Pool
+    from wfserve.workers.base import Done, Pool
+    from wfserve.workers.pool import ProcessPool
 
     Watch = Callable[[Callable[[], object]], object]  # has one called when the client has gone
-
-
-class _Line:
-    """One stage and its pool, from its start until it is retired."""
-
-    def __init__(self, plan: StagePlan, transport: Transport, server: int, tallies: Sequence[Tally]) -> None:
-        self.plan = plan
-        self._scope = trio.CancelScope()
-        self._ended = trio.Event()
-
-        def open_pool(listener: Listener) -> Pool:
-            self.pool = ProcessPool(plan.chain, plan.pool, transport, server, listener)
-            return self.pool
-
-        self.stage = Stage(plan.settings, open_pool, tallies)
-
-    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
-        """Run until `retire`; `started` once the first workers have loaded.
-
-        Raises `LoadError` if one of them does not.
-        """
-        failure: LoadError | None = None
-        try:
-            failure = await self._run(task_status)
-        finally:
-            self._ended.set()
-        if failure is not None:
-            raise failure
-
-    async def _run(self, task_status: trio.TaskStatus[None]) -> LoadError | None:
-        failure: LoadError | None = None
-        with self._scope:
-            async with trio.open_nursery() as nursery:
-                try:
-                    await nursery.start(self.pool.run)
-                except LoadError as error:
-                    failure = error
-                else:
-                    nursery.start_soon(self.stage.serve, name=f"{self.stage.settings.name} dispatcher")
-                    task_status.started()
-                    await trio.sleep_forever()
-                nursery.cancel_scope.cancel()
-        return failure
-
-    async def retire(self) -> None:
-        """End the stage and its workers, and return when they have ended."""
-        self._scope.cancel()
-        await self._ended.wait()
 
 
 class Bodies:
@@ -118,6 +74,10 @@ class Workflow:
     ) -> None:
         self.blueprint = blueprint
         self.name = blueprint.name
+        self.version = blueprint.version
+        self.mirrored: Counter[str] = (
+            Counter()
+        )  # copies of others' requests that it had, by what became of it
         self.measured = RequestCounts()
         self.arrivals = Arrivals()
         self.bodies = Bodies(blueprint, transport)
@@ -141,9 +101,9 @@ class Workflow:
         self._lines = {chain: self._line(chain) for chain in blueprint.plan().stages}
         self.route = self._routed()
 
-    def _line(self, chain: tuple[str, ...]) -> _Line:
+    def _line(self, chain: tuple[str, ...]) -> Line:
         tallies = [self._tallies[node] for node in chain]
-        return _Line(self.blueprint.stage(chain), self._transport, self._server, tallies)
+        return Line(self.blueprint.stage(chain), self._transport, self._server, tallies)
 
     def _routed(self) -> Route:
         stages = {node: line.stage for chain, line in self._lines.items() for node in chain}
@@ -180,12 +140,12 @@ class Workflow:
             self._nursery.cancel_scope.cancel()
         raise_failures(self.name, failures)
 
-    async def _start(self, lines: Iterable[_Line]) -> list[str]:
+    async def _start(self, lines: Iterable[Line]) -> list[str]:
         """Start `lines`; return when each has loaded, or has not: those are listed."""
         failures: list[str] = []
         assert self._nursery is not None
 
-        async def load(line: _Line) -> None:
+        async def load(line: Line) -> None:
             assert self._nursery is not None
             try:
                 await self._nursery.start(line.run)
@@ -241,6 +201,30 @@ class Workflow:
             needed = before.nodes[node] if len(chain) > 1 else None
             self._nursery.start_soon(self._exchange, node, needed)
 
+    async def change(self, settings: Mapping[str, LiveSettings]) -> None:
+        """Run new requests with other settings of some nodes; return when these are in force.
+
+        What its workers need not know changes at once. Else new ones are loaded before the old ones end,
+        with the last request that began with them. Raises `BadRequestError` if the settings contradict
+        others, `InternalError` if new workers do not load, and `ServiceUnavailableError` while it closes;
+        then all stays as it was.
+        """
+        async with self._changing:
+            if self.closing:
+                raise self._leaving()
+            before = self.blueprint.nodes
+            self.blueprint = self.blueprint.changed(settings)
+            try:
+                failures, left = await self._exchange_lines()
+                if failures:
+                    raise InternalError(failures[0])
+            except BaseException:
+                kept = {node: before[node] for node in settings}
+                self.blueprint = replace(self.blueprint, nodes={**self.blueprint.nodes, **kept})
+                raise
+            if self._nursery is not None and not self.closing:  # else all of them end
+                self._nursery.start_soon(self._retire, left)
+
     async def _exchange(self, node: str, before: NodePlan | None) -> None:
         """Start the stages that are planned now, let new requests take them, and end those they replace.
 
@@ -248,7 +232,8 @@ class Workflow:
         """
         try:
             async with self._changing:
-                failures = await self._exchange_lines()
+                failures, left = await self._exchange_lines()
+                await self._retire(left)
             if failures and before is not None:
                 self._not_changed[node] = failures[0]
                 stage = before.stage
@@ -257,20 +242,43 @@ class Workflow:
             self._changes -= 1
             self._tell()
 
-    async def _exchange_lines(self) -> list[str]:
-        before, chains = self._lines, self.blueprint.plan().stages
-        fresh = {chain: self._line(chain) for chain in chains if chain not in before}
-        if failures := await self._start(fresh.values()):
-            for line in fresh.values():
-                await line.retire()
-            return failures
-        left = self.route
-        self._lines = {chain: fresh.get(chain) or before[chain] for chain in chains}
+    async def _exchange_lines(self) -> tuple[list[str], Left]:
+        """Have new requests take the stages that are planned now; return why not, and what they leave."""
+        before = self._lines
+        plans = {chain: self.blueprint.stage(chain) for chain in self.blueprint.plan().stages}
+        kept = {chain for chain, plan in plans.items() if chain in before and before[chain].serves(plan)}
+        fresh = {chain: self._line(chain) for chain in plans if chain not in kept}
+        if failures := await self._started_all(fresh.values()):
+            return failures, Left(self.route, [])
+        left = Left(self.route, [line for chain, line in before.items() if chain not in kept])
+        self._lines = {chain: fresh.get(chain) or before[chain] for chain in plans}
+        for chain in kept:
+            before[chain].stage.configure(plans[chain].settings)
         self.route = self._routed()
-        await self._until(lambda: all(visit.route is not left for visit in self._requests))
-        for chain in before.keys() - self._lines.keys():
-            await before[chain].retire()
-        return []
+        return [], left
+
+    async def _started_all(self, lines: Collection[Line]) -> list[str]:
+        """Start `lines`, or none of them: then say why."""
+        try:
+            failures = await self._start(lines)
+        except BaseException:
+            await self._end(lines)
+            raise
+        if failures:
+            await self._end(lines)
+        return failures
+
+    async def _end(self, lines: Iterable[Line]) -> None:
+        with trio.CancelScope(shield=True):
+            for line in lines:
+                await line.retire()
+
+    async def _retire(self, left: Left) -> None:
+        """End the stages that have been left, once the last request has ended that began with them."""
+        if left.lines:
+            await self._until(lambda: all(visit.route is not left.route for visit in self._requests))
+        for line in left.lines:
+            await line.retire()
 
     async def scaled(self, node: str) -> None:
         """Return when a node has the workers that `resize` gave it, and no others.

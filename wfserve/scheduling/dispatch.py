@@ -252,6 +252,12 @@ class Stage:
         self.pool.scale(self._wanted)
         self._bell.set()
 
+    def configure(self, settings: StageSettings) -> None:
+        """Batch, scale and time further attempts by `settings`, which are of the same nodes and queue."""
+        self.settings, self.steps = settings, settings.steps
+        self._timing = Timing(settings)
+        self.resize(settings.min_workers, settings.max_workers)
+
     def _no_worker(self) -> NoWorkerError:
         return NoWorkerError(
             f'Model "{self.settings.name}" has no worker to serve inference request. Please use scale '

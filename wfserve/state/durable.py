@@ -62,19 +62,33 @@ class State:
             raise WorkflowNotFoundError(f"Workflow not found: {name}")
         return self._workflows[name]
 
-    def add_version(self, author: Author, name: str, version: Version, *, default: bool = False) -> Workflow:
+    def add_version(
+        self, author: Author, name: str, version: Version, *, default: bool = False, replace: bool = False
+    ) -> Workflow:
         """Add a version, whose archives are in the content store, to a workflow or as a new one's first.
 
-        Raises `ConflictError` if the workflow has it.
+        With `replace` it is the default, and the one before that is removed. Raises `ConflictError` if the
+        workflow has it.
         """
 
         def decide() -> Workflow:
             if name not in self._workflows:
                 return Workflow(name, version.version, (version,))
-            return self._workflows[name].with_version(version, default=default)
+            was = self._workflows[name]
+            return was.replaced_by(version) if replace else was.with_version(version, default=default)
 
-        arguments = {"version": version.version, "url": version.url, "default": default}
+        arguments = {"version": version.version, "url": version.url, "default": default, "replace": replace}
         return self.change(author, "register", name, arguments, lambda: {name: decide()})[name]
+
+    def exchange_version(self, author: Author, name: str, version: Version) -> Workflow:
+        """Have other archives, which are in the content store, for a version that there is.
+
+        Nothing is logged if they are those that it has. Raises as `Workflow.exchanged` does.
+        """
+        if self.workflow(name) == self.workflow(name).exchanged(version):
+            return self.workflow(name)
+        arguments = {"version": version.version, "url": version.url, "again": True}
+        return self._change(author, "register", name, arguments, lambda was: was.exchanged(version))[name]
 
     def remove_version(self, author: Author, name: str, version: str) -> Workflow | None:
         """Remove a version, and with the last one the workflow; return what is left of it.
@@ -95,6 +109,10 @@ class State:
         after = self._change(author, "set-default", name, arguments, lambda was: was.with_default(version))
         return after[name]
 
+    def roll_back(self, author: Author, name: str) -> Workflow:
+        """Let the version answer that was the default before. Raises as `Workflow.rolled_back` does."""
+        return self._change(author, "rollback", name, {}, Workflow.rolled_back)[name]
+
     def set_traffic(self, author: Author, name: str, traffic: Traffic | None) -> Workflow:
         """Split the requests that name no version. Raises as `Workflow.with_traffic` does."""
         given = traffic or Traffic()
@@ -105,6 +123,10 @@ class State:
         }
         after = self._change(author, "traffic", name, arguments, lambda was: was.with_traffic(traffic))
         return after[name]
+
+    def clear(self, author: Author) -> None:
+        """Remove every workflow."""
+        self.change(author, "clear", None, {}, lambda: dict.fromkeys(self._workflows))
 
     def set_settings(
         self, author: Author, name: str, version: str, settings: Mapping[str, LiveSettings]

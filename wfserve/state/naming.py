@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
+from wfserve.archive.spec import LONGEST_VERSION, is_version
 from wfserve.errors import BadRequestError
 
 LONGEST_NAME = 255  # characters
-LONGEST_VERSION = 64
-_VERSION = re.compile(r"[0-9]+(?:\.[0-9]+)*")
 
 
 def check_name(name: str) -> str:
@@ -29,7 +26,7 @@ def check_version(version: object) -> str:
         raise BadRequestError(
             f'Version {version} is a number, which 1.10 and 1.1 both are: write it in quotes, "{version}".'
         )
-    if not isinstance(version, str) or not _VERSION.fullmatch(version) or len(version) > LONGEST_VERSION:
+    if not isinstance(version, str) or not is_version(version):
         shown = f"{str(version)[:LONGEST_VERSION]!r}"
         raise BadRequestError(f"Version {shown} is not made of digits and dots, such as 1.10.")
     return version

@@ -225,6 +225,33 @@ class Workflow:
         previous = self.previous if version == self.default else self.default
         return dataclasses.replace(self, default=version, traffic=None, previous=previous)
 
+    def exchanged(self, version: Version) -> Workflow:
+        """Return the workflow with other archives for a version, which keeps the settings that it has.
+
+        Raises `ModelVersionNotFoundError`.
+        """
+        kept = dataclasses.replace(version, settings=self.version(version.version).settings)
+        versions = tuple(kept if each.version == kept.version else each for each in self.versions)
+        return dataclasses.replace(self, versions=versions)
+
+    def replaced_by(self, version: Version) -> Workflow:
+        """Return the workflow with one more version, its default, and without the one that was that before.
+
+        Raises `ConflictError` if it has the version already.
+        """
+        after = self.with_version(version, default=True).without_version(self.default)
+        assert after is not None  # the new version is left
+        return after
+
+    def rolled_back(self) -> Workflow:
+        """Return the workflow with the default that it had before.
+
+        Raises `ConflictError` if there was none, or it has been removed.
+        """
+        if self.previous is None:
+            raise ConflictError(f"Workflow {self.name} has no earlier default version to go back to.")
+        return self.with_default(self.previous)
+
     def with_traffic(self, traffic: Traffic | None) -> Workflow:
         """Return the workflow with another split of traffic; None: the default answers all.
 

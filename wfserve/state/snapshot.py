@@ -21,10 +21,13 @@ from typing import TYPE_CHECKING, Any
 from wfserve.archive.extract import ExtractLimits, extract
 from wfserve.errors import BadRequestError, ConflictError
 from wfserve.state.documents import DocumentError, decode, encode, from_document, to_document
+from wfserve.state.durable import CONTENTS as ARCHIVES
+from wfserve.state.durable import DATABASE, HOME
 from wfserve.state.files import StateError, failures_told, move, sync
+from wfserve.state.store import read_beside
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from wfserve.state.contents import Transfer
     from wfserve.state.durable import State
@@ -57,13 +60,42 @@ def export_snapshot(state: State, file: Path) -> None:
 
     Raises `StateError` if an archive is damaged or missing, or `file` cannot be written.
     """
-    with state.contents.transfer() as transfer, failures_told(f"write the snapshot {file}"):
-        workflows = _held(state, transfer)
-        contents = {each.digest: each for workflow in workflows.values() for each in workflow.contents()}
-        with _replacing(file) as work, zipfile.ZipFile(work, "w") as archive:
-            archive.writestr(_entry(DOCUMENT), _document(workflows))
-            for _, content in sorted(contents.items()):
-                _add(archive, state.contents.path(content), content)
+    with state.contents.transfer() as transfer:
+        _write(file, _held(state, transfer), lambda content: state.contents.path(content))
+
+
+def export_beside(directory: Path, file: Path) -> None:
+    """Write the registry in the state directory `directory`, which a server may be using, to `file`.
+
+    Raises as `export_snapshot` does.
+    """
+    while True:
+        workflows = read_registry(directory)
+        try:
+            _write(file, workflows, lambda content: directory / HOME / ARCHIVES / content.digest)
+        except StateError:
+            if read_registry(directory) == workflows:  # else what was just removed is missing
+                raise
+        else:
+            return
+
+
+def read_registry(directory: Path) -> dict[str, Workflow]:
+    """Return the workflows in a state directory, none if it has no registry. Raises `StateError`."""
+    database = directory / HOME / DATABASE
+    return read_beside(database) if database.exists() else {}
+
+
+def _write(file: Path, workflows: Mapping[str, Workflow], path: Callable[[Content], Path]) -> None:
+    contents = {each.digest: each for workflow in workflows.values() for each in workflow.contents()}
+    with (
+        failures_told(f"write the snapshot {file}"),
+        _replacing(file) as work,
+        zipfile.ZipFile(work, "w") as archive,
+    ):
+        archive.writestr(_entry(DOCUMENT), _document(workflows))
+        for _, content in sorted(contents.items()):
+            _add(archive, path(content), content)
 
 
 def _held(state: State, transfer: Transfer) -> Mapping[str, Workflow]:

@@ -8,8 +8,9 @@ A commit costs one synchronisation of the disk, and has happened when it returns
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -127,20 +128,7 @@ class Store:
     def read(self) -> dict[str, Workflow]:
         """Return every workflow by name, the first registered first. Raises `DamagedError`, `StateError`."""
         with _failures_told(self._path):
-            rows = self._run("SELECT name, document, crc FROM workflow ORDER BY position")
-            found = {name: self._workflow(document, crc) for name, document, crc in rows}
-        if any(name != workflow.name for name, workflow in found.items()):
-            raise DamagedError(f"{self._path} is damaged: a workflow has another's name")
-        return found
-
-    def _workflow(self, document: str | bytes, crc: int) -> Workflow:
-        text = document if isinstance(document, bytes) else str(document).encode()
-        if crc32(text) != crc:  # a byte that is another would change a setting without a word
-            raise DamagedError(f"{self._path} is damaged: a workflow has another checksum")
-        try:
-            return from_document(decode(text))
-        except DocumentError as error:
-            raise DamagedError(f"{self._path} is damaged: {error.message}") from None
+            return _workflows(self._path, self._database)
 
     def write(self, changed: Mapping[str, Workflow | None], change: Change) -> None:
         """Make workflows what `changed` says, None for none, and log `change`: both or neither.
@@ -207,6 +195,36 @@ class Store:
                 self._run("ROLLBACK")
 
 
+def read_beside(path: Path) -> dict[str, Workflow]:
+    """Return what `Store.read` does, of a database that a server may be writing to; nothing is changed.
+
+    Raises as that does.
+    """
+    with (
+        _failures_told(path),
+        closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database,
+    ):
+        return _workflows(path, database)
+
+
+def _workflows(path: Path, database: sqlite3.Connection) -> dict[str, Workflow]:
+    rows = database.execute("SELECT name, document, crc FROM workflow ORDER BY position").fetchall()
+    found = {name: _workflow(path, document, crc) for name, document, crc in rows}
+    if any(name != workflow.name for name, workflow in found.items()):
+        raise DamagedError(f"{path} is damaged: a workflow has another's name")
+    return found
+
+
+def _workflow(path: Path, document: str | bytes, crc: int) -> Workflow:
+    text = document if isinstance(document, bytes) else str(document).encode()
+    if crc32(text) != crc:  # a byte that is another would change a setting without a word
+        raise DamagedError(f"{path} is damaged: a workflow has another checksum")
+    try:
+        return from_document(decode(text))
+    except DocumentError as error:
+        raise DamagedError(f"{path} is damaged: {error.message}") from None
+
+
 def _plain(text: str) -> str:
     """Return `text` as UTF-8 can have it; arguments of commands may hold what it cannot."""
     return text.encode(errors="backslashreplace").decode()
@@ -233,7 +251,7 @@ def _failures_told(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF  # without its subtype
-        if code in _DAMAGED:
+        if code in _DAMAGED or (code == sqlite3.SQLITE_READONLY and os.access(path, os.W_OK)):
             raise DamagedError(f"{path} is damaged: {error}") from error
         raise StateError(f"cannot use {path}: {error}") from error
     except UnicodeDecodeError as error:  # a name in the schema, or in a message about it

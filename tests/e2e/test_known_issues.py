@@ -1,0 +1,112 @@
+"""What TorchServe's documentation lists as known issues of workflows, item by item, is none here."""
+
+import http.server
+import threading
+from contextlib import contextmanager
+from functools import partial
+
+import pytest
+
+from tests.archives import chain, pack, pack_handler
+from tests.e2e.test_restart import healthy, killed
+from tests.servers import Server
+
+KINDS = pytest.mark.parametrize("kind", ["serve", "hypercorn"])
+ANSWER = "def handle(data, context):\n    return data and [{!r} for _ in data]\n"
+
+
+@pytest.fixture
+def archives(tmp_path):
+    made = tmp_path / "store"
+    made.mkdir()
+    pack(made, "w", chain("echo"))
+    pack(made, "other", chain("upper"))
+    return made
+
+
+def test_each_node_receives_input_as_bytes(tmp_path, archives):
+    code = """
+        def give(data, context):
+            return data and [{"pair": (1, 2)} for _ in data]
+
+        def take(data, context):
+            return data and [repr(row.get("body")) for row in data]
+    """
+    pack(archives, "native", chain("give", "take", settings="data-format: native"), code)
+    with Server(tmp_path, archives) as server:
+        server.register("native.war")
+        assert server.predict("native").text == "{'pair': (1, 2)}"
+
+
+@KINDS
+def test_workflow_scale_and_updates_through_the_api(tmp_path, archives, kind):
+    with Server(tmp_path, archives, kind) as server:
+        server.register("w.war")
+        changed = server.call("PUT", "/workflows/w?node=echo&min_worker=2&max_worker=3&timeout_ms=7000")
+        assert changed.status_code == 200
+        (node,) = server.call("GET", "/models/w__echo").json()
+        assert (node["minWorkers"], node["maxWorkers"], len(node["workers"])) == (2, 3, 2)
+        update = {"url": "other.war", "workflow_name": "w", "version": "2.0", "replace": "true"}
+        assert server.call("POST", "/workflows", params=update).status_code == 200
+        assert server.predict("w", b"abc").text == "ABC"
+
+
+@KINDS
+def test_snapshots_of_workflows_and_their_models(tmp_path, archives, kind):
+    pack_handler(archives, "m", ANSWER.format("m"))
+    pack(archives, "model", "models:\n  m: {url: m.mar}\ndag:\n  m: []\n")
+    with Server(tmp_path, archives, kind) as server:
+        server.register("model.war")
+        killed(server)
+    (archives / "m.mar").unlink()
+    with Server(tmp_path, archives, kind) as server:
+        healthy(server)
+        assert server.predict("model").text == "m"
+
+
+@KINDS
+def test_workflow_versioning(tmp_path, archives, kind):
+    with Server(tmp_path, archives, kind) as server:
+        for archive, version in (("w.war", "1.0"), ("other.war", "2.0")):
+            given = {"url": archive, "workflow_name": "w", "version": version}
+            assert server.call("POST", "/workflows", params=given).status_code == 200
+        assert [server.predict(f"w/{version}", b"a").text for version in ("1.0", "2.0")] == ["a", "A"]
+
+
+@contextmanager
+def site(directory):
+    """The files of a directory, on the web."""
+
+    class Files(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    serve = partial(Files, directory=directory)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve) as web:
+        thread = threading.Thread(target=web.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{web.server_port}"
+        finally:
+            web.shutdown()
+            thread.join()
+
+
+def test_public_model_urls_whose_file_names_are_registered_already(tmp_path, archives):
+    for word in ("one", "two"):
+        (tmp_path / word).mkdir()
+        pack_handler(tmp_path / word, "m", ANSWER.format(word))
+    with (
+        site(tmp_path / "one") as one,
+        site(tmp_path / "two") as two,
+        Server(tmp_path, archives, allowed_urls=r"http://127\\.0\\.0\\.1:.*") as server,
+    ):
+        for word, web in (("one", one), ("two", two)):
+            pack(archives, word, f"models:\n  m: {{url: {web}/m.mar}}\ndag:\n  m: []\n")
+            server.register(f"{word}.war")
+        assert [server.predict(word).text for word in ("one", "two")] == ["one", "two"]
+        killed(server)
+    with Server(tmp_path, archives) as server:  # without either site
+        healthy(server)
+        assert [server.predict(word).text for word in ("one", "two")] == ["one", "two"]
+        assert list((tmp_path / "state/registry/contents/incoming").iterdir()) == []

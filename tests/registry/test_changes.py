@@ -1,0 +1,202 @@
+"""A change happens or has not happened: to what runs, to what requests see, and to what is kept."""
+
+import contextlib
+import sqlite3
+
+import pytest
+import trio
+
+from tests.archives import FUNCTIONS, chain, pack, pack_handler
+from tests.pools import workers
+from tests.registries import left_in, predict, registry, running, until
+from wfserve.errors import BadRequestError, ConflictError, InternalError, ServiceUnavailableError
+from wfserve.state.files import StateError
+from wfserve.state.records import LiveSettings, Traffic
+
+SHY = """
+import os
+
+def handle(data, context):
+    if data is None and os.path.exists("loaded"):
+        raise KeyError("only once")
+    open("loaded", "w").close()
+    return data and ["x" for _ in data]
+"""
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """Have the disk be full in a block."""
+
+    @contextlib.contextmanager
+    def filled(opened):
+        def refuse(*_):
+            raise sqlite3.OperationalError("database or disk is full")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(opened.state._store, "_log", refuse)
+            yield
+
+    return filled
+
+
+def seen(opened):
+    return {each.name: (each.record, list(each.running)) for each in opened.names}
+
+
+def living(opened):
+    return {each.pid for w in opened for pool in w.pools.values() for each in pool.statistics().replicas}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda opened: opened.register("echo.war", "w", "3.0"),
+        lambda opened: opened.register("echo.war", "w", "3.0", replace=True),
+        lambda opened: opened.register("echo.war", "v"),
+        lambda opened: opened.unregister("w"),
+        lambda opened: opened.unregister("w", "2.0"),
+        lambda opened: opened.set_default("w", "2.0"),
+        lambda opened: opened.set_traffic("w", Traffic({"2.0": 1})),
+        lambda opened: opened.change("w", "1.0", {"echo": LiveSettings(timeout_ms=1000)}),
+        lambda opened: opened.scale("w__echo", "1.0", 2, 2),
+    ],
+)
+async def test_what_cannot_be_kept_does_not_happen(config, full, change):
+    async with registry(config) as opened:
+        for version in ("1.0", "2.0"):
+            await opened.register("echo.war", "w", version)
+        before, processes = seen(opened), living(opened)
+        with full(opened), pytest.raises(StateError, match="disk is full"):
+            await change(opened)
+        assert seen(opened) == before
+        assert len(left_in(config)) == 2
+        assert living(opened) == processes
+        assert opened.lookup("w").blueprint.nodes["echo"].settings.timeout_ms == 10_000
+        assert await predict(opened.lookup("w"), b"still", opened) == "still"
+        await change(opened)
+
+
+async def test_settings_whose_workers_do_not_load_change_nothing(config, store):
+    pack_handler(store, "shy", SHY)
+    pack(store, "shy", "models:\n  m: {url: shy.mar}\ndag:\n  m: [echo]\n")
+    async with registry(config) as opened:
+        workflow = await opened.register("shy.war")
+        before, processes, record = workflow.blueprint, living(opened), opened.state.workflow("shy")
+        with pytest.raises(InternalError, match="Failed to start workers for model shy__m"):
+            await opened.change("shy", None, {"m": LiveSettings(batch_size=4, timeout_ms=7)})
+        assert workflow.blueprint == before
+        assert living(opened) == processes
+        assert opened.state.workflow("shy") == record
+        assert await predict(workflow, b"x", opened) == "x"
+
+
+async def test_settings_that_contradict_others_change_nothing(config):
+    async with registry(config) as opened:
+        workflow = await opened.register("two.war")
+        before = workflow.blueprint
+        with pytest.raises(BadRequestError, match="min_workers 2 is more than max_workers 1"):
+            await opened.change("two", None, {"echo": LiveSettings(timeout_ms=5), "upper": LiveSettings(2)})
+        assert workflow.blueprint == before
+
+
+async def test_a_change_that_is_cancelled_while_workers_load(config, store):
+    pack_handler(store, "lazy", SHY.replace('raise KeyError("only once")', "import time; time.sleep(3600)"))
+    pack(store, "lazy", "models:\n  m: {url: lazy.mar}\ndag:\n  m: []\n")
+    async with registry(config) as opened:
+        workflow = await opened.register("lazy.war")
+        before, processes = workflow.blueprint, workers()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(opened.change, "lazy", None, {"m": LiveSettings(batch_size=4)})
+            await until(lambda: workers() > processes)
+            for contradicting in (
+                opened.change("lazy", None, {"m": LiveSettings(timeout_ms=5)}),
+                opened.scale("lazy__m", None, 2, 2),
+                opened.unregister("lazy"),
+                opened.unregister("lazy", "1.0"),
+                opened.register("echo.war", "lazy", "2.0", replace=True),
+            ):
+                with pytest.raises(ConflictError):
+                    await contradicting
+            nursery.cancel_scope.cancel()
+        assert workflow.blueprint == before
+        assert await predict(workflow, b"x", opened) == "x"
+
+
+async def test_a_request_keeps_the_workers_that_it_began_with(config, store):
+    pack_handler(store, "m", FUNCTIONS + "\nhandle = obey\n")
+    pack(store, "w", "models:\n  m: {url: m.mar}\ndag:\n  m: []\n")
+    async with registry(config) as opened:
+        workflow = await opened.register("w.war")
+        answers = []
+
+        async def slow():
+            answers.append(await predict(workflow, b"sleep 0.5", opened))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(slow)
+            await running(workflow)
+            await opened.change("w", None, {"m": LiveSettings(batch_size=4)})
+            assert answers == []  # nobody waits for it
+            assert await predict(workflow, b"new", opened) == "new"
+        assert answers == ["sleep 0.5"]
+        await until(lambda: len(workers()) == 1)
+
+
+async def test_of_two_changes_at_once_that_contradict_each_other_one_wins(config):
+    async with registry(config) as opened:
+        for version in ("1.0", "2.0", "3.0"):
+            await opened.register("echo.war", "w", version)
+        outcomes = []
+
+        async def attempt(change):
+            try:
+                await change
+                outcomes.append(None)
+            except ConflictError as error:
+                outcomes.append(error.message)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(attempt, opened.set_default("w", "2.0"))
+            nursery.start_soon(attempt, opened.set_default("w", "3.0"))
+        assert sorted(outcomes, key=str) == [None, "Workflow w is being changed by another call."]
+
+
+async def test_versions_load_side_by_side_and_are_restored_so(config):
+    async with registry(config) as opened, trio.open_nursery() as nursery:
+        for version in ("1.0", "2.0", "3.0"):
+            nursery.start_soon(opened.register, "echo.war", "w", version)
+    async with registry(config) as opened:
+        opened.load()
+        assert not opened.healthy()
+        with pytest.raises(ServiceUnavailableError, match="has not been loaded"):
+            opened.lookup("w")
+        await opened.loaded()
+        assert opened.healthy()
+        assert sorted(opened.served("w").running) == ["1.0", "2.0", "3.0"]
+        with pytest.raises(ConflictError, match=r"Workflow version 1\.0 is already registered"):
+            await opened.register("echo.war", "w", "1.0")
+
+
+async def test_archives_that_nothing_needs_are_removed(config):
+    contents = config.state_dir / "registry" / "contents"
+
+    def kept():
+        return [path.name for path in contents.iterdir() if path.is_file()]
+
+    async with registry(config) as opened:
+        await opened.register("echo.war")
+        await opened.register("two.war")
+        assert len(kept()) == 2
+        await opened.unregister("two")
+        await until(lambda: len(kept()) == 1)
+
+
+async def test_nodes_of_versions_are_found(config, store):
+    pack(store, "other", chain("left"))
+    async with registry(config) as opened:
+        one = await opened.register("two.war", "w", "1.0")
+        two = await opened.register("other.war", "w", "2.0", default=True)
+        assert opened.node("w__left")[0] is opened.node("w__left", "2.0")[0] is two
+        assert opened.node("w__upper", "1.0")[0] is one
+        assert [plan.version for _, plan in opened.nodes("w__upper")] == ["1.0"]

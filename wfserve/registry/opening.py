@@ -1,0 +1,95 @@
+"""A registry is opened on its state directory, which is its alone until it is closed again."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+from contextlib import asynccontextmanager, closing
+from typing import TYPE_CHECKING
+
+import trio
+
+from wfserve.errors import ConfigError
+from wfserve.measure.gpus import count
+from wfserve.registry.catalogue import ITSELF, Registry
+from wfserve.registry.measures import keep_log
+from wfserve.registry.placement import Gpus, pinned_bytes
+from wfserve.registry.start import WORK, remove
+from wfserve.state.durable import open_state
+from wfserve.state.lock import exclusive
+from wfserve.transport.shm import ShmTransport
+from wfserve.workers.process import warm_up
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from wfserve.config import Config
+    from wfserve.state.durable import State
+    from wfserve.transport.base import Arena
+
+log = logging.getLogger(__name__)
+GC_THRESHOLDS = 20_000, 20, 20  # a request makes some 100 objects; Python's own 700 collect every few of them
+TRIM_INTERVAL = 10.0  # seconds between returns of free memory to the system
+
+
+def _transport(arena_size: int, pinned_size: int) -> ShmTransport:
+    try:
+        return ShmTransport(arena_size, pinned_bytes=pinned_size)
+    except OSError as error:  # its address space is limited (ulimit -v), or there is no memfd
+        raise ConfigError(f"cannot reserve shared memory for payloads: {error}") from None
+
+
+async def _keep_trim(arena: Arena) -> None:
+    """Give free payload memory back to the system now and then."""
+    while True:
+        await trio.sleep(TRIM_INTERVAL)
+        arena.trim()
+
+
+async def _warm_up() -> None:
+    """Load what takes seconds, and keep it out of garbage collections, which stop every request."""
+    try:
+        await trio.to_thread.run_sync(warm_up)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
+    except OSError as error:  # the first worker will try again, and whoever wants it is told
+        log.warning("cannot start the fork server: %s", error)
+
+
+def _state(config: Config) -> State:
+    """Open the state and log what is damaged in it. Raises `ConfigError` if it cannot be used."""
+    state, problems = open_state(config.state_dir)
+    for problem in problems:
+        log.error("%s", problem.message)
+    if config.start_empty and state.workflows:
+        state.clear(ITSELF)
+        state.collect()
+    return state
+
+
+@asynccontextmanager
+async def open_registry(config: Config) -> AsyncIterator[Registry]:
+    """Open a registry in which nothing runs yet; leaving the block ends every workflow, the state stays.
+
+    Raises `ConfigError` if another server uses the state directory, it cannot be used, or payload memory
+    cannot be reserved.
+    """
+    gpus = await count(os.environ, config.number_of_gpu)
+    pinned_size = pinned_bytes(config.pinned_size, gpus)
+    with exclusive(config.state_dir), _transport(config.arena_size, pinned_size) as transport:
+        await remove(config.state_dir / WORK)  # of a server that was killed
+        with closing(await trio.to_thread.run_sync(_state, config)) as state:
+            server = os.pidfd_open(os.getpid())
+            try:
+                async with trio.open_nursery() as nursery:
+                    registry = Registry(config, transport, server, nursery, Gpus(gpus), state)
+                    nursery.start_soon(_keep_trim, transport.arena)
+                    if config.metrics_mode == "log":
+                        nursery.start_soon(keep_log, registry)
+                    nursery.start_soon(_warm_up)
+                    yield registry
+                    nursery.cancel_scope.cancel()
+            finally:
+                os.close(server)
