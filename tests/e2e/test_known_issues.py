@@ -38,6 +38,27 @@ def test_each_node_receives_input_as_bytes(tmp_path, archives):
         assert server.predict("native").text == "{'pair': (1, 2)}"
 
 
+def test_only_some_output_types_are_supported(tmp_path, archives):
+    code = """
+        import datetime, fractions, numpy, torch
+
+        VALUES = [
+            None, 1.5, 2 + 1j, (1, (2,)), {3, 4}, fractions.Fraction(1, 3), datetime.date(2026, 1, 2),
+            {"name": torch.arange(3), 5: [numpy.float64(6), torch.ones(2, dtype=torch.bfloat16)]},
+        ]
+
+        def give(data, context):
+            return data and [VALUES for _ in data]
+
+        def take(data, context):
+            return data and [repr(row.get("body")) == repr(VALUES) and "the same" or "others" for row in data]
+    """
+    pack(archives, "types", chain("give", "take", settings="data-format: native\nfuse: off"), code)
+    with Server(tmp_path, archives) as server:
+        server.register("types.war")
+        assert server.predict("types").text == "the same"
+
+
 @KINDS
 def test_workflow_scale_and_updates_through_the_api(tmp_path, archives, kind):
     with Server(tmp_path, archives, kind) as server:
