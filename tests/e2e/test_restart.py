@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import threading
 import time
+from typing import NamedTuple
 
 import httpx
 import pytest
@@ -178,47 +179,69 @@ def test_a_damaged_registry_is_told_and_put_aside(tmp_path, words):
         assert server.predict("w").text == "one"
 
 
+class State(NamedTuple):
+    """What is registered as `w`."""
+
+    default: str
+    words: dict[str, str]  # by version
+    settings: dict[str, dict[str, int]]  # that were changed, by version
+    previous: str | None = None
+
+    def seen(self):
+        """Return what descriptions tell of it."""
+        return self.default, self.words, {version: each for version, each in self.settings.items() if each}
+
+
 class Changes:
     """A run of changes; it knows what the last acknowledged one left, and what the one under way might."""
 
     def __init__(self, seed):
         self.random = random.Random(seed)
-        self.versions = {"1.0": "one"}
-        self.default = "1.0"
-        self.timeouts = {}
+        self.state = State("1.0", {"1.0": "one"}, {"1.0": {}})
         self.number = 1
         self.under_way = None
 
-    def state(self):
-        return self.default, dict(self.versions), dict(self.timeouts)
-
     def next(self):
         """Return a call, and the state after it."""
-        others = sorted(self.versions.keys() - {self.default})
-        kind = self.random.choice(["register", "replace", "set-default", "settings", "delete"])
-        versions, timeouts = dict(self.versions), dict(self.timeouts)
-        if (kind in ("set-default", "delete") and not others) or len(versions) > 3:
-            kind = "delete" if others else "replace"
+        default, words, settings, previous = self.state
+        others = sorted(words.keys() - {default})
+        kinds = ["register", "replace", "settings", "scale"]
+        kinds += ["set-default", "delete"] if others else []
+        kinds += ["rollback"] if previous is not None else []
+        kind = "delete" if len(words) > 3 else self.random.choice(kinds)
         if kind in ("register", "replace"):
-            self.number += 1
-            version, word = f"{self.number}.0", self.random.choice(["one", "two"])
-            call = "POST", f"/workflows?url={word}.war&workflow_name=w&version={version}"
-            if kind == "register":
-                return call, (self.default, {**versions, version: word}, timeouts)
-            del versions[self.default]
-            timeouts.pop(self.default, None)
-            return (call[0], f"{call[1]}&replace=true"), (version, {**versions, version: word}, timeouts)
-        if kind == "set-default":
-            version = self.random.choice(others)
-            return ("PUT", f"/workflows/w/{version}/set-default"), (version, versions, timeouts)
-        if kind == "settings":
-            value = self.random.randint(1000, 9000)
-            call = "PUT", f"/workflows/w/{self.default}?timeout_ms={value}"
-            return call, (self.default, versions, {**timeouts, self.default: value})
+            return self._further(replace=kind == "replace")
+        if kind in ("settings", "scale"):
+            return self._settings(scale=kind == "scale")
+        if kind == "rollback":
+            return ("PUT", "/workflows/w/rollback"), State(previous, words, settings, default)
         version = self.random.choice(others)
-        del versions[version]
-        timeouts.pop(version, None)
-        return ("DELETE", f"/workflows/w/{version}"), (self.default, versions, timeouts)
+        if kind == "set-default":
+            return ("PUT", f"/workflows/w/{version}/set-default"), State(version, words, settings, default)
+        left = default, _without(words, version), _without(settings, version)
+        return ("DELETE", f"/workflows/w/{version}"), State(*left, None if version == previous else previous)
+
+    def _further(self, *, replace):
+        default, words, settings, previous = self.state
+        self.number += 1
+        version, word = f"{self.number}.0", self.random.choice(["one", "two"])
+        path = f"/workflows?url={word}.war&workflow_name=w&version={version}"
+        more, of_more = {**words, version: word}, {**settings, version: {}}
+        if not replace:
+            return ("POST", path), State(default, more, of_more, previous)
+        left = _without(more, default), _without(of_more, default)
+        return ("POST", f"{path}&replace=true"), State(version, *left)
+
+    def _settings(self, *, scale):
+        default, words, settings, previous = self.state
+        if scale:
+            value = self.random.randint(1, 2)
+            query, changed = f"min_worker={value}&max_worker=2", {"minWorkers": value, "maxWorkers": 2}
+        else:
+            value = self.random.randint(1000, 9000)
+            query, changed = f"timeout_ms={value}", {"timeout": value}
+        after = {**settings, default: {**settings[default], **changed}}
+        return ("PUT", f"/workflows/w?node=say&{query}"), State(default, words, after, previous)
 
     def run(self, server, client):
         """Make changes until the server is killed."""
@@ -229,39 +252,81 @@ class Changes:
                 response = client.request(method, server.url("management", path))
             except httpx.HTTPError:
                 return
-            assert response.status_code == 200, response.text
-            self.default, self.versions, self.timeouts = after
-            self.under_way = None
+            assert response.status_code == 200, (method, path, response.text)
+            self.state, self.under_way = after, None
+
+    def settle(self, seen):
+        """Go on from what a server says there is, which has to be one of the two."""
+        possible = [state for state in (self.state, self.under_way) if state is not None]
+        self.state = next((state for state in possible if state.seen() == seen), None)
+        assert self.state is not None, (seen, possible)
+        self.under_way = None
+
+
+def _without(mapping, key):
+    return {each: value for each, value in mapping.items() if each != key}
 
 
 def found(server):
-    """The state that a server says it has."""
+    """The state that a server says it has, as `State.seen` has it."""
     listed = described(server)
     default = next(each["version"] for each in listed if each["defaultVersion"])
-    versions = {each["version"]: each["workflowUrl"].removesuffix(".war") for each in listed}
-    changed = {each["version"]: each["changed"]["say"]["timeout"] for each in listed if "changed" in each}
-    return default, versions, changed
+    words = {each["version"]: each["workflowUrl"].removesuffix(".war") for each in listed}
+    return default, words, {each["version"]: each["changed"]["say"] for each in listed if "changed" in each}
+
+
+class Clients(threading.Thread):
+    """Sixteen clients that ask for `w` until the server is killed; they keep what is no word."""
+
+    def __init__(self, server):
+        super().__init__()
+        self.server, self.wrong, self.right = server, [], 0
+        self.killed = threading.Event()
+
+    def run(self):
+        threads = [threading.Thread(target=self.ask) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def ask(self):
+        with httpx.Client(timeout=PATIENCE, trust_env=False) as client:
+            while True:
+                try:
+                    response = client.post(self.server.url("inference", "/wfpredict/w"), content=b"x")
+                except httpx.HTTPError as error:
+                    if not self.killed.is_set():
+                        self.wrong.append(repr(error))
+                    return
+                if response.text in ("one", "two"):
+                    self.right += 1
+                else:
+                    self.wrong.append(response.text)
 
 
 def kill_and_compare(tmp_path, words, kills, seconds):
-    changes = Changes(seed=kills)
+    changes, answers = Changes(seed=kills), 0
     with Server(tmp_path, words) as server:
         register(server, "one", version="1.0")
-    for number in range(kills):
+    for _ in range(kills):
         with Server(tmp_path, words) as server, httpx.Client(timeout=PATIENCE, trust_env=False) as client:
             healthy(server)
-            state = found(server)
-            assert state in (changes.state(), changes.under_way), (number, changes.state(), changes.under_way)
-            changes.default, changes.versions, changes.timeouts = state
-            changes.under_way = None
-            for version, word in changes.versions.items():
+            changes.settle(found(server))
+            for version, word in changes.state.words.items():
                 assert server.predict(f"w/{version}").text == word
-            assert server.predict("w").text == changes.versions[changes.default]
-            runner = threading.Thread(target=changes.run, args=(server, client))
-            runner.start()
+            assert server.predict("w").text == changes.state.words[changes.state.default]
+            runner, clients = threading.Thread(target=changes.run, args=(server, client)), Clients(server)
+            for thread in (runner, clients):
+                thread.start()
             time.sleep(changes.random.uniform(0, seconds))  # any moment will do
+            clients.killed.set()
             killed(server)
-            runner.join()
+            for thread in (runner, clients):
+                thread.join()
+            assert clients.wrong == []
+            answers += clients.right
+    assert answers > kills
 
 
 def test_killed_at_random_moments_of_a_run_of_changes(tmp_path, words):
@@ -269,6 +334,6 @@ def test_killed_at_random_moments_of_a_run_of_changes(tmp_path, words):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_killed_at_many_random_moments_of_a_run_of_changes(tmp_path, words):
     kill_and_compare(tmp_path, words, kills=int(os.environ.get("WFSERVE_TEST_KILLS", "20")), seconds=1.0)
