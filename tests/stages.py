@@ -17,12 +17,13 @@ NAME = "w__n"
 class Bench:
     """A stage over a fake pool on the virtual clock, and items to send through it."""
 
-    def __init__(self, transport, nursery, work, replicas=1, **settings):
+    def __init__(self, transport, nursery, work, replicas=1, pressure=lambda now: False, **settings):
         self.transport = transport
         self.nursery = nursery
         self.stage = Stage(
             StageSettings(NAME, **{"timeout": 1.0, "batch_size": 8} | settings),
             lambda listener: FakePool(listener, work, replicas),
+            pressure=pressure,
         )
         self.pool = self.stage.pool
         self.outcomes = {}

@@ -30,6 +30,7 @@ KEYS = {  # key → (text, field, value)
     "pinned_size": ("0", "pinned_size", 0),
     "number_of_gpu": ("2", "number_of_gpu", 2),
     "worker_threads": ("2", "worker_threads", 2),
+    "worker_idle_timeout": ("1.5", "worker_idle_timeout", 1.5),
     "default_response_timeout": ("1.5", "response_timeout", 1.5),
     "default_startup_timeout": ("3", "startup_timeout", 3.0),
     "stop_timeout": ("0", "stop_timeout", 0.0),

@@ -2,12 +2,14 @@
 
 import http.server
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 
+import httpx
 import pytest
 
-from tests.archives import chain, pack, pack_handler
+from tests.archives import FUNCTIONS, chain, pack, pack_handler
 from tests.e2e.test_restart import healthy, killed
 from tests.servers import Server
 
@@ -131,3 +133,56 @@ def test_public_model_urls_whose_file_names_are_registered_already(tmp_path, arc
         healthy(server)
         assert [server.predict(word).text for word in ("one", "two")] == ["one", "two"]
         assert list((tmp_path / "state/registry/contents/incoming").iterdir()) == []
+
+
+OBEYING = FUNCTIONS + "\nhandle = obey\n"
+METRICS = ("node_min_workers", "node_max_workers", "workers_wanted")
+ELASTIC = "models:\n  m: {{url: m.mar, min-workers: {}, max-workers: 2}}\ndag:\n  m: []\n"
+
+
+def asked_at_once(server, clients):
+    """Statuses of what so many clients get, each asking five times."""
+
+    def ask(_):
+        with httpx.Client(timeout=60, trust_env=False) as client:
+            url = server.url("inference", "/wfpredict/w")
+            return [client.post(url, content=b"sleep 0.1").status_code for _ in range(5)]
+
+    with ThreadPoolExecutor(clients) as executor:
+        return {status for each in executor.map(ask, range(clients)) for status in each}
+
+
+def workers_of(server):
+    (node,) = server.call("GET", "/models/w__m").json()
+    return len(node["workers"])
+
+
+@KINDS
+def test_3339_workers_scale_between_their_minimum_and_their_maximum(tmp_path, archives, kind):
+    pack_handler(archives, "m", OBEYING)
+    pack(archives, "w", ELASTIC.format(1))
+    with Server(tmp_path, archives, kind, worker_idle_timeout=1) as server:
+        server.register("w.war")
+        assert workers_of(server) == 1
+        assert asked_at_once(server, 6) == {200}
+        assert workers_of(server) == 2
+        while workers_of(server) > 1:
+            pass
+        (node,) = server.call("GET", "/models/w__m").json()
+        shown = [server.metric(f"wfserve_{name}", workflow="w", node="m") for name in METRICS]
+        assert [node[name] for name in ("minWorkers", "maxWorkers", "wantedWorkers")] == shown == [1, 2, 1]
+
+
+@KINDS
+def test_3362_workers_go_when_idle_and_come_back(tmp_path, archives, kind):
+    pack_handler(archives, "m", OBEYING)
+    pack(archives, "w", ELASTIC.format(0))
+    with Server(tmp_path, archives, kind, worker_idle_timeout=1) as server:
+        server.register("w.war")
+        for _ in range(2):
+            assert workers_of(server) == 0
+            assert asked_at_once(server, 4) == {200}
+            assert workers_of(server) == 2
+            while workers_of(server):
+                pass
+            healthy(server)

@@ -81,6 +81,7 @@ def test_a_model_is_described(named):
         ("runtime", "python"),
         ("minWorkers", 1),
         ("maxWorkers", 4),
+        ("wantedWorkers", 1),
         ("batchSize", 2),
         ("maxBatchDelay", 50),
         ("responseTimeout", 33),

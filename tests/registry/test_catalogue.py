@@ -273,7 +273,7 @@ async def test_a_workflow_that_breaks_takes_nothing_else_along(config, leaving, 
 
             stage = workflow.route.stages["obey"]
             monkeypatch.setattr(stage, "batch_lost", fail)
-            (batch,) = stage._running
+            (batch,) = stage._running.batches
             stage.pool.stop(batch)
             with trio.fail_after(PATIENCE):
                 await workflow.gone.wait()

@@ -11,8 +11,6 @@ from wfserve.scheduling.policy import (
     after_loss,
     after_timeout,
     calls_per_hop,
-    replicas_kept,
-    replicas_wanted,
     rerun_deadline,
     running_deadline,
     split,
@@ -85,46 +83,3 @@ def test_halves_make_a_whole(size):
     first, second = split(size)
     assert first + second == size
     assert 0 <= first - second <= 1
-
-
-def wanted(**changes):
-    calm = {
-        "queued": 1,
-        "oldest_wait": 0.0,
-        "batch_size": 8,
-        "idle": 0,
-        "wanted": 1,
-        "minimum": 1,
-        "maximum": 4,
-    }
-    return replicas_wanted(**(calm | changes))
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({}, 1),
-        ({"queued": 9}, 2),
-        ({"oldest_wait": 0.05}, 2),
-        ({"queued": 9, "idle": 1}, 1),
-        ({"queued": 0, "oldest_wait": 9.0}, 1),
-        ({"queued": 9, "wanted": 4}, 4),
-        ({"wanted": 0, "minimum": 0}, 1),
-        ({"wanted": 0, "minimum": 0, "maximum": 0}, 0),
-    ],
-)
-def test_replicas_wanted(changes, expected):
-    assert wanted(**changes) == expected
-
-
-@given(st.integers(0, 99), st.floats(0, 9), st.integers(0, 3), st.integers(0, 4))
-def test_a_pool_never_shrinks_here_nor_exceeds_its_maximum(queued, wait, idle, now):
-    answer = wanted(queued=queued, oldest_wait=wait, idle=idle, wanted=now, minimum=0)
-    assert now <= answer <= 4
-
-
-@pytest.mark.parametrize(
-    ("minimum", "maximum", "expected"), [(1, 4, 3), (0, 0, 0), (1, 2, 2), (5, 5, 5), (0, 9, 3)]
-)
-def test_new_bounds_change_as_little_as_they_can(minimum, maximum, expected):
-    assert replicas_kept(3, minimum, maximum) == expected

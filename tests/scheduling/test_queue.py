@@ -49,9 +49,10 @@ def test_a_part_goes_first_and_whole_whatever_the_limit():
     queue, (new, *part) = StageQueue(10), tickets(4)
     queue.append(new)
     queue.put_back(part)
-    assert queue.oldest == part[0].arrived
+    assert queue.first is part[0]
+    assert queue.oldest == new.arrived
     assert (take(queue, 1), take(queue, 1)) == (part, [new])
-    assert queue.oldest == math.inf
+    assert (queue.first, queue.oldest) == (None, math.inf)
 
 
 def test_only_new_tickets_fill_it():
@@ -116,7 +117,8 @@ def test_the_earliest_deadline_goes_first_then_the_highest_priority_then_what_ca
         queue.append(each)
     assert queue.ahead_of(urgent(5, 9.0).item) == 5
     assert queue.ahead_of(urgent(5, 9.0, 6).item) == 3
-    assert queue.oldest == 1
+    assert queue.first is soon
+    assert queue.oldest == 0
     assert take(queue, 9) == [soon, default, dear, late, equal]
 
 

@@ -301,6 +301,18 @@ async def test_the_one_that_works_stays_whichever_it_is(tmp_path, reverse):
         assert [each.id for each in bench.pool.statistics().replicas] == [str(batch.replica.number)]
 
 
+async def test_of_idle_ones_those_leave_first_that_have_been_idle_longest(tmp_path):
+    async with processes(tmp_path, 3) as bench:
+        first, second = bench.submit("a"), bench.submit("b")
+        for batch in (first, second):
+            await bench.recorder.outcome(batch)
+        warm = [str(batch.replica.number) for batch, _ in bench.recorder.done]
+        for left in (2, 1):
+            bench.pool.scale(left)
+            await bench.pool.settled()
+            assert {each.id for each in bench.pool.statistics().replicas} == set(warm[-left:])
+
+
 async def test_a_scale_whose_workers_do_not_load_is_told_and_goes_on_trying(one, tmp_path):
     code = """
     import os

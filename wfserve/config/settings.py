@@ -57,6 +57,7 @@ class Config:
     metrics_mode: Literal["log", "prometheus", "legacy"] = "prometheus"
     metrics_config: Path | None = None  # definitions of handlers' metrics, metrics.yaml
     disable_system_metrics: bool = False
+    worker_idle_timeout: float = 60.0  # without use, before a worker above min-workers goes
     worker_threads: int = 0  # intra-op threads of a worker; 0 = cores shared among a workflow's workers
     unused: tuple[str, ...] = ()  # TorchServe's keys that were given and mean nothing here
     unknown: tuple[str, ...] = ()  # keys that were given and are nobody's

@@ -28,12 +28,25 @@ if TYPE_CHECKING:
 
 LINES = 200
 _PARTS: tuple[tuple[Kind, str, str, dict[str, str]], ...] = (
-    ("gauge", "settings", "node", {"queue_size": "Attempts that may wait for a worker"}),
+    (
+        "gauge",
+        "settings",
+        "node",
+        {
+            "queue_size": "Attempts that may wait for a worker",
+            "min_workers": "Workers that there are at least",
+            "max_workers": "Workers that there may be",
+        },
+    ),
     (
         "gauge",
         "stage",
         "node",
-        {"queued": "Attempts that wait for a worker", "running": "Items in running batches"},
+        {
+            "queued": "Attempts that wait for a worker",
+            "queue_delay_seconds": "How long the oldest of those has waited",
+            "running": "Items in running batches",
+        },
     ),
     (
         "counter",
@@ -54,7 +67,11 @@ _PARTS: tuple[tuple[Kind, str, str, dict[str, str]], ...] = (
         "gauge",
         "pool",
         "workers",
-        {"idle": "Workers that wait for a batch", "wanted": "Workers that there should be"},
+        {
+            "idle": "Workers that wait for a batch",
+            "running": "Workers that run a batch",
+            "wanted": "Workers that there should be",
+        },
     ),
     (
         "counter",

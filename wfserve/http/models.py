@@ -128,22 +128,25 @@ def _bounds() -> tuple[int, int]:
 
 async def _description(workflow: Workflow, plan: NodePlan) -> dict[str, Any]:
     stage = workflow.route.stages[plan.node]
-    replicas = stage.pool.statistics().replicas
-    memory = await trio.to_thread.run_sync(resident_bytes, {replica.pid for replica in replicas} - {0})
+    statistics = stage.pool.statistics()
+    least, most = plan.stage.min_workers, plan.stage.max_workers
+    pids = {replica.pid for replica in statistics.replicas} - {0}
+    memory = await trio.to_thread.run_sync(resident_bytes, pids)
     return {
         "modelName": plan.worker.name,
         "modelVersion": plan.version,
         **({} if plan.url is None else {"modelUrl": plan.url}),
         "runtime": (plan.worker.manifest or {}).get("runtime") or "python",
-        "minWorkers": plan.stage.min_workers,
-        "maxWorkers": plan.stage.max_workers,
+        "minWorkers": least,
+        "maxWorkers": most,
+        **({} if least == most else {"wantedWorkers": statistics.wanted}),
         "batchSize": plan.settings.batch_size,
         "maxBatchDelay": plan.settings.max_batch_delay_ms,
         "responseTimeout": int(plan.response_timeout),
         "startupTimeout": int(plan.stage.startup_timeout),
         **_echoed(plan),
         "loadedAtStartup": workflow.loaded_at_startup,
-        "workers": [_worker(replica, memory, plan) for replica in replicas],
+        "workers": [_worker(replica, memory, plan) for replica in statistics.replicas],
         "jobQueueStatus": _queue(stage, plan),
     }
 

@@ -374,6 +374,7 @@ def _stage(worker: WorkerSpec, settings: NodeSettings, config: Config) -> StageS
         **_scheduling(settings),
         startup_timeout=_number(worker, "startupTimeout") or config.startup_timeout,
         queue_size=_number(worker, "jobQueueSize") or config.job_queue_size,
+        idle_timeout=config.worker_idle_timeout,
         isolate=settings.isolate,
     )
 

@@ -21,17 +21,15 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from wfserve.errors import (
-    InternalError,
-    NoWorkerError,
-    ServiceUnavailableError,
-    TooLateError,
-    WorkerDiedError,
-)
-from wfserve.scheduling import policy
+from wfserve.errors import InternalError, ServiceUnavailableError, WorkerDiedError
+from wfserve.measure.pressure import MemoryPressure
+from wfserve.scheduling import policy, refusals
+from wfserve.scheduling.alarm import Alarm
 from wfserve.scheduling.forecast import Forecast
 from wfserve.scheduling.parts import in_parts
 from wfserve.scheduling.queue import StageQueue, Ticket
+from wfserve.scheduling.running import Running
+from wfserve.scheduling.scaling import Scaling
 from wfserve.scheduling.tally import Tally, count_end, count_start
 from wfserve.scheduling.timing import Timing
 from wfserve.workers.base import Failed, Form, Parts
@@ -60,19 +58,18 @@ class Stage:
         settings: StageSettings,
         open_pool: Callable[[Listener], Pool],
         tallies: Sequence[Tally] = (),
+        pressure: Callable[[float], bool] | None = None,
     ) -> None:
         self.settings = settings
         self.steps = settings.steps
         self._tallies = tallies or [Tally() for _ in self.steps]
         self.queue = StageQueue(settings.queue_size)
-        self._running: dict[Batch, list[Ticket | None]] = {}  # None: that item was abandoned
-        self._stopped: set[Batch] = set()  # by `serve`, and not yet reported lost
-        self._bell = trio.Event()
-        self._wanted = settings.min_workers
+        self._running = Running()
+        self._scaling = Scaling(settings, pressure or MemoryPressure())
         self._forecast = Forecast(settings)
         self._timing = Timing(settings)
         self._due = math.inf  # no ticket is due before
-        self._alarm = trio.CancelScope()  # of `serve`, while it waits
+        self._alarm = Alarm()  # of `serve`
         self._hold = math.inf  # until when what waits is held back for what comes
         self.sources: Sequence[Source] = ()
         self.pool = open_pool(self)
@@ -96,20 +93,18 @@ class Stage:
         counts.retries += retry
         if not self.settings.max_workers:
             counts.refused += 1
-            raise self._no_worker()
+            raise refusals.no_worker(self.settings.name)
         if self.queue.full and not item.alone and item.form < Form.PART:
             counts.refused += 1
-            raise ServiceUnavailableError(
-                f"The queue of {self.settings.name} is full, {self.queue.limit} requests wait.", retry_after=1
-            )
+            raise refusals.queue_full(self.settings.name, self.queue.limit)
         now = trio.current_time()
         if not (item.alone or retry) and self._is_late(item, now):
             counts.refused += 1
-            raise self._too_late()
+            raise refusals.too_late(self.settings.name)
         counts.attempts += 1
         ticket = Ticket(item, now, timeout)
         self._enqueue(ticket)
-        self._bell.set()
+        self._alarm.ring()
         try:
             outcome = await self._outcome_of(ticket)
         except BaseException:
@@ -137,16 +132,15 @@ class Stage:
         """See to it that a ticket is rung when it is due."""
         if ticket.due < self._due:
             self._due = ticket.due
-            self._alarm.deadline = min(self._alarm.deadline, ticket.due)
+            self._alarm.no_later_than(ticket.due)
 
     def _ring(self) -> None:
         """Ring the tickets that are due."""
         now = trio.current_time()
         if now < self._due:
             return
-        running = (ticket for tickets in self._running.values() for ticket in tickets if ticket is not None)
         self._due = math.inf
-        for ticket in (*self.queue, *running):
+        for ticket in (*self.queue, *self._running.tickets()):
             if ticket.due <= now:
                 ticket.ring()
             self._due = min(self._due, ticket.due)
@@ -159,15 +153,10 @@ class Stage:
         cost = self._forecast.cost(item)
         if not cost.known:
             return False
-        free = now if self.pool.idle else min(map(self._forecast.ends, self._running), default=now)
+        free = now if self.pool.idle else min(map(self._forecast.ends, self._running.batches), default=now)
         ahead, limit = self.queue.ahead_of(item), self._largest_batch()
-        end = policy.expected_end(ahead, free, cost, now, workers=self._wanted, limit=limit)
+        end = policy.expected_end(ahead, free, cost, now, workers=self._scaling.wanted, limit=limit)
         return policy.refused(end, deadline, cost, now)
-
-    def _too_late(self) -> TooLateError:
-        return TooLateError(
-            f"{self.settings.name} is too busy to answer before the request's deadline.", retry_after=1
-        )
 
     async def _outcome_of(self, ticket: Ticket) -> Report | None:
         """Wait for the outcome; None if the attempt's time is up and its result no longer wanted."""
@@ -197,50 +186,22 @@ class Stage:
             self.queue.remove(ticket)
             return
         self._tallies[ticket.item.first].counts.abandoned += 1
-        tickets = self._running[ticket.batch]
-        tickets[tickets.index(ticket)] = None
-        if not any(tickets):
-            self._bell.set()  # nobody's timer will stop this batch if it hangs: `serve` has to
+        if self._running.abandon(ticket.batch, ticket):
+            self._alarm.ring()  # nobody's timer will stop this batch if it hangs: `serve` has to
         ticket.batch = None
 
     async def serve(self) -> None:
         """Dispatch for ever. One task, so that attempts made in one scheduler tick leave in one batch."""
         await trio.lowlevel.checkpoint()  # those of this tick as well
-        while True:
-            with trio.CancelScope() as self._alarm:  # until an alarm rings: one a wake costs 4 µs
-                while True:
-                    self._attend()
-                    await self._bell.wait()
+        await self._alarm.attend(self._attend)
 
-    def _attend(self) -> None:
-        """Do what is due, and set the alarm to when more will be."""
-        self._bell = trio.Event()
+    def _attend(self) -> float:
+        """Do what is due, and return when more will be."""
         self._ring()
-        self._stop_overrun()
+        for batch in self._running.overrun(trio.current_time()):
+            self.pool.stop(batch)
         self._dispatch()
-        alarm = min(self._due, self._next_overrun(), self._next_growth(), self._hold)
-        if alarm != self._alarm.deadline:
-            self._alarm.deadline = alarm
-
-    def _deserted(self) -> list[Batch]:
-        return [b for b, tickets in self._running.items() if not any(tickets) and b not in self._stopped]
-
-    def _next_overrun(self) -> float:
-        return min((batch.until for batch in self._deserted()), default=math.inf)
-
-    def _stop_overrun(self) -> None:
-        now = trio.current_time()
-        for batch in self._deserted():
-            if now >= batch.until:
-                self._stopped.add(batch)
-                self.pool.stop(batch)
-
-    def _next_growth(self) -> float:
-        """Return when the ticket served next will have waited long enough for one more replica."""
-        if self._wanted >= self.settings.max_workers:
-            return math.inf
-        when = self.queue.oldest + 1.1 * policy.GROW_AFTER  # surely after it, as floats go
-        return when if when > trio.current_time() else math.inf
+        return min(self._due, self._running.next_overrun(), self._scaling.next, self._hold)
 
     def resize(self, minimum: int, maximum: int) -> None:
         """Have from `minimum` to `maximum` replicas from now on; `pool.settled` tells when it is so.
@@ -248,9 +209,8 @@ class Stage:
         Without any (`maximum` is 0) all that waits is refused, as is every further attempt.
         """
         self.settings = replace(self.settings, min_workers=minimum, max_workers=maximum)
-        self._wanted = policy.replicas_kept(self._wanted, minimum, maximum)
-        self.pool.scale(self._wanted)
-        self._bell.set()
+        self.pool.scale(self._scaling.resize(minimum, maximum))
+        self._alarm.ring()
 
     def configure(self, settings: StageSettings) -> None:
         """Batch, scale and time further attempts by `settings`, which are of the same nodes and queue."""
@@ -258,21 +218,15 @@ class Stage:
         self._timing = Timing(settings)
         self.resize(settings.min_workers, settings.max_workers)
 
-    def _no_worker(self) -> NoWorkerError:
-        return NoWorkerError(
-            f'Model "{self.settings.name}" has no worker to serve inference request. Please use scale '
-            "workers API to add workers. If this is a sequence inference, please check if it is closed, or "
-            "expired; or exceeds maxSequenceJobQueueSize"
-        )
-
     def _dispatch(self) -> None:
         if not self.settings.max_workers:
             for ticket in self.queue.empty():
-                ticket.settle(Failed(self._no_worker()))
+                ticket.settle(Failed(refusals.no_worker(self.settings.name)))
         self._hold = math.inf
         while self.pool.idle and (tickets := self.queue.take_part() or self._next_batch()):
             self._start(tickets)
-        self._grow()
+        if self._scaling.elastic:
+            self._scale()
 
     def _next_batch(self) -> list[Ticket]:
         """Take out what goes next; empty if nothing waits, or what waits is held back until `_hold`."""
@@ -288,7 +242,7 @@ class Stage:
             waiting = policy.Waiting(len(tickets), min([ticket.arrived for ticket in tickets]), earliest)
             coming, delay = self._next_coming(now), self.settings.batch_delay
             size, self._hold = policy.next_batch(waiting, coming, cost, now, limit=limit, delay=delay)
-            self._alarm.deadline = min(self._alarm.deadline, self._hold)
+            self._alarm.no_later_than(self._hold)
             self.queue.take_out(tickets[:size])
             return tickets[:size]
         return []
@@ -298,7 +252,7 @@ class Stage:
         self.queue.take_out(late)
         for ticket in late:
             self._tallies[ticket.item.first].counts.refused += 1
-            ticket.settle(Failed(self._too_late()))
+            ticket.settle(Failed(refusals.too_late(self.settings.name)))
 
     def _next_coming(self, now: float) -> policy.Coming:
         """Return what is expected next from where the stage's items come from."""
@@ -308,7 +262,7 @@ class Stage:
 
     def coming(self, now: float) -> policy.Coming:
         """Return which of its items are expected to end next, and so come to the stages behind it."""
-        return self._forecast.coming(self._running)
+        return self._forecast.coming(self._running.batches)
 
     def _largest_batch(self) -> int:
         if self.settings.one_by_one:
@@ -324,35 +278,30 @@ class Stage:
             return
         batch.kind = self._forecast.kind(tickets[0].item)
         batch.until = max([self._timing.longest(ticket, batch.started) for ticket in tickets])
-        self._running[batch] = list(tickets)
+        self._running.start(batch, tickets)
         count_start(self._tallies[tickets[0].item.first], batch, tickets)
+        if self._scaling.elastic and not tickets[0].rerun:
+            arrived = min([ticket.arrived for ticket in tickets])
+            lasts = self._forecast.ends(batch) - batch.started
+            self._scaling.took(len(tickets), arrived, lasts, batch.started)
         for ticket in tickets:
             ticket.batch = batch
             self._timing.started(ticket, batch)
             self._watch(ticket)
             ticket.rerun = False
 
-    def _grow(self) -> None:
-        waiting = len(self.queue)
-        if not waiting:
-            return
-        settings = self.settings
-        wanted = policy.replicas_wanted(
-            queued=waiting,
-            oldest_wait=trio.current_time() - self.queue.oldest,
-            batch_size=settings.batch_size,
-            idle=self.pool.idle,
-            wanted=self._wanted,
-            minimum=settings.min_workers,
-            maximum=settings.max_workers,
-        )
-        if wanted > self._wanted:
-            self._wanted = wanted
+    def _scale(self) -> None:
+        """Have as many replicas as what waits and what has run ask for."""
+        before, busy, idle = self._scaling.wanted, len(self._running), self.pool.idle
+        backlog = self._forecast.backlog(self.queue, self._largest_batch())
+        now = trio.current_time()
+        wanted = self._scaling.look(self.queue.oldest, *backlog, busy=busy, idle=idle, now=now)
+        if wanted != before:
             self.pool.scale(wanted)
 
     def batch_done(self, batch: Batch, outcomes: Sequence[Report]) -> None:
         """Settle every item that somebody waits for; run again what the policy splits."""
-        tickets = self._ended(batch)
+        tickets = self._running.end(batch)
         now = trio.current_time()
         self._forecast.learn(batch, outcomes, now)
         count_end(self._tallies, batch, tickets, outcomes, now)
@@ -375,10 +324,6 @@ class Stage:
         isolate = bool(failed) and self.steps[failed[0].step].isolate
         return policy.after_error(len(failed), splittable=True, isolate=isolate) is policy.Failure.SPLIT
 
-    def _ended(self, batch: Batch) -> list[Ticket | None]:
-        self._stopped.discard(batch)
-        return self._running.pop(batch)
-
     def _deliver(self, ticket: Ticket | None, result: Report) -> None:
         if ticket is not None:
             ticket.batch = None
@@ -388,7 +333,7 @@ class Stage:
 
     def batch_lost(self, batch: Batch, reason: str) -> None:
         """Run the items again one by one, or fail the one there is."""
-        tickets, step = self._ended(batch), batch.lost_at
+        tickets, step = self._running.end(batch), batch.lost_at
         for index, payload in batch.reached.items():
             _advance(tickets[index], step, payload)
         if policy.after_loss(len(tickets), isolate=self.steps[step].isolate) is policy.Failure.ALONE:
@@ -405,7 +350,8 @@ class Stage:
             if replica.state == "READY":
                 for tally in self._tallies:
                     tally.measured.replica_loaded(replica.id, replica.pid, replica.started)
-        self._bell.set()
+        self._scaling.came(trio.current_time())
+        self._alarm.ring()
 
     def _run_again(self, part: list[Ticket]) -> None:
         for ticket in part:
@@ -421,7 +367,8 @@ class Stage:
         counts = self._tallies[step].counts
         if step == 0:
             counts.queued = len(self.queue)
-            counts.running = sum(len(tickets) for tickets in self._running.values())
+            counts.queue_delay_seconds = max(0.0, trio.current_time() - self.queue.oldest)
+            counts.running = self._running.items
         return counts
 
     def measured(self, step: int = 0) -> NodeCounts:

@@ -11,7 +11,7 @@ from wfserve.workers.base import Done
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from wfserve.scheduling.queue import Ticket
+    from wfserve.scheduling.queue import StageQueue, Ticket
     from wfserve.scheduling.settings import StageSettings
     from wfserve.workers.base import Batch, Item, Report
 
@@ -87,6 +87,18 @@ class Forecast:
     def ends(self, batch: Batch) -> float:
         """Return when a batch that runs is expected to end."""
         return batch.started + self._costs.of(batch.kind).of(len(batch.items))
+
+    def backlog(self, queue: StageQueue, limit: int) -> tuple[int, float]:
+        """Return how many batches what waits makes, and how long (seconds) one replica would need for it.
+
+        All of it is taken to be like what is next; 0 seconds if what that takes is not known.
+        """
+        if (first := queue.first) is None:
+            return 0, 0.0
+        full, left = divmod(len(queue), limit)
+        cost = self.cost(first.item)
+        work = full * cost.of(limit) + (cost.of(left) if left else 0.0) if cost.known else 0.0
+        return full + bool(left), work
 
     def learn(self, batch: Batch, outcomes: Sequence[Report], now: float) -> None:
         """Learn what batches take from one that has ended, unless it has just failed."""

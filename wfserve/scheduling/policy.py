@@ -1,4 +1,4 @@
-"""Every decision about queues, batches, retries and scale, as pure functions over plain data.
+"""Every decision about queues, batches and retries, as pure functions over plain data.
 
 The shell (`dispatch.py`) only carries them out. What happens to the items of a batch:
 
@@ -42,7 +42,6 @@ PROBE_SECONDS = 1.0  # without news of what a batch takes, after which one is tr
 EQUALS_SECONDS = 1.0  # of deadlines that nobody asked for: priorities order what lies within
 DEFAULT_PRIORITY = 5
 HIGHEST_PRIORITY = 9
-GROW_AFTER = 0.05  # seconds the oldest item may wait with no replica idle, before the pool grows
 
 
 class Failure(enum.Enum):
@@ -216,23 +215,3 @@ def urgency(deadline: float, priority: int, *, asked_for: bool) -> tuple[float, 
 def split(size: int) -> tuple[int, int]:
     """Return the sizes of the two halves that a failed batch of `size` (at least 2) is run again in."""
     return size - size // 2, size // 2
-
-
-def replicas_wanted(
-    *, queued: int, oldest_wait: float, batch_size: int, idle: int, wanted: int, minimum: int, maximum: int
-) -> int:
-    """Return how many replicas a pool should have, one more at a time, never fewer than it has.
-
-    It grows when no replica is idle and more than one batch waits, or anything has waited GROW_AFTER
-    seconds; and at once when it has none. `wanted` counts those that are still starting.
-    """
-    floor = max(wanted, minimum)
-    if queued == 0 or idle > 0:
-        return floor
-    waits = wanted == 0 or queued > batch_size or oldest_wait >= GROW_AFTER
-    return min(floor + 1, maximum) if waits and floor < maximum else floor
-
-
-def replicas_kept(wanted: int, minimum: int, maximum: int) -> int:
-    """Return how many of `wanted` replicas a pool should have once its bounds have been changed."""
-    return max(minimum, min(wanted, maximum))

@@ -108,10 +108,14 @@ class StageQueue:
         return len(self._new) >= self.limit
 
     @property
+    def first(self) -> Ticket | None:
+        """Return the ticket served next, None if there is none."""
+        return next(iter(self._part_of), None) or next(iter(self._sorted()), None)
+
+    @property
     def oldest(self) -> float:
-        """Return the arrival of the ticket served next, infinity if there is none."""
-        first = next(iter(self._part_of), None) or next(iter(self._sorted()), None)
-        return math.inf if first is None else first.arrived
+        """Return when the first came of those that wait, infinity if there is none."""
+        return min([ticket.arrived for ticket in self], default=math.inf)
 
     def ahead_of(self, item: Item) -> int:
         """Return how many tickets are served before one of `item` would be that arrives now."""

@@ -23,6 +23,7 @@ class StageSettings(StepSettings):
     batch_delay: float = 0.05  # an item may wait for others that are known to be coming
     min_workers: int = 1
     max_workers: int = 1
+    idle_timeout: float = 60.0  # that a worker above min_workers may be without use
     startup_timeout: float = 120.0  # of a worker
     queue_size: int = 100
     divisible: bool = False  # several workers may share the rows of one input
@@ -40,6 +41,7 @@ class StageStatistics:
     """Counts of a stage since it opened, and what waits and runs now."""
 
     queued: int = 0
+    queue_delay_seconds: float = 0.0  # of what waits and came first
     running: int = 0
     attempts: int = 0
     retries: int = 0

@@ -258,8 +258,9 @@ class Pool(Protocol):
     def scale(self, wanted: int) -> None:
         """Have `wanted` replicas from now on, and let go of those that are too many.
 
-        `replica_ready` follows for each new one that has loaded. Those that do least leave first: at once
-        where nothing runs, else as soon as the batch has been reported. Does nothing in a closing pool.
+        `replica_ready` follows for each new one that has loaded. Those that do least leave first, of idle
+        ones those that have been so longest: at once where nothing runs, else as soon as the batch has been
+        reported. Does nothing in a closing pool.
         """
 
     async def settled(self) -> None:

@@ -344,11 +344,15 @@ class ProcessPool:
             replica.worker.kill()
 
     def scale(self, wanted: int) -> None:
-        """Start workers, or let go of those that do least; one that runs a batch may yet stay."""
+        """Start workers, or let go of those that do least; one that runs a batch may yet stay.
+
+        Of idle ones, those go first that have been idle longest: least of the model is in their caches.
+        """
         if self._closing:
             return
         present = [replica for replica in self._replicas if not replica.life.cancel_called]
-        present.sort(key=lambda replica: _BUSIEST_FIRST.index(replica.state))
+        coldest = {replica: place for place, replica in enumerate(self._idle)}
+        present.sort(key=lambda each: (_BUSIEST_FIRST.index(each.state), -coldest.get(each, -1)))
         for rank, replica in enumerate(present):
             replica.leaving = rank >= wanted
             if replica.leaving and replica.batch is None:

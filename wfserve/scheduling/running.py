@@ -1,0 +1,60 @@
+"""Running is what a stage has given to its pool and not got back: batches, and who waits for their items."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from wfserve.scheduling.queue import Ticket
+    from wfserve.workers.base import Batch
+
+
+class Running:
+    """The batches of one stage that run, with a ticket an item; None where nobody waits for it any more."""
+
+    def __init__(self) -> None:
+        self.batches: dict[Batch, list[Ticket | None]] = {}
+        self._stopped: set[Batch] = set()  # by `overrun`, and not yet ended
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    @property
+    def items(self) -> int:
+        """Return how many items there are in all batches."""
+        return sum(map(len, self.batches.values()))
+
+    def tickets(self) -> Iterator[Ticket]:
+        """Go through the tickets that are waited for."""
+        return (ticket for tickets in self.batches.values() for ticket in tickets if ticket is not None)
+
+    def start(self, batch: Batch, tickets: Sequence[Ticket]) -> None:
+        """Add a batch."""
+        self.batches[batch] = list(tickets)
+
+    def end(self, batch: Batch) -> list[Ticket | None]:
+        """Take out a batch that has been reported, and return its tickets."""
+        self._stopped.discard(batch)
+        return self.batches.pop(batch)
+
+    def abandon(self, batch: Batch, ticket: Ticket) -> bool:
+        """Note that nobody waits for `ticket` any more; whether nobody is left that waits for its batch."""
+        tickets = self.batches[batch]
+        tickets[tickets.index(ticket)] = None
+        return not any(tickets)
+
+    def _deserted(self) -> list[Batch]:
+        return [b for b, tickets in self.batches.items() if not any(tickets) and b not in self._stopped]
+
+    def next_overrun(self) -> float:
+        """Return when the first of the batches that nobody waits for will have taken as long as it may."""
+        return min((batch.until for batch in self._deserted()), default=math.inf)
+
+    def overrun(self, now: float) -> list[Batch]:
+        """Return the batches that have, each once: nobody's timer will stop them if they hang."""
+        found = [batch for batch in self._deserted() if now >= batch.until]
+        self._stopped.update(found)
+        return found
