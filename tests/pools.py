@@ -58,6 +58,7 @@ class Recorder:
         self.done = []  # (batch, outcomes)
         self.lost = []  # (batch, reason)
         self.ready = 0
+        self.failed = []
         self.on_report = lambda: None
         self._news = trio.Event()
 
@@ -76,6 +77,10 @@ class Recorder:
 
     def replica_ready(self):
         self.ready += 1
+        self._tell()
+
+    def replica_failed(self, reason):
+        self.failed.append(reason)
         self._tell()
 
     def reports_of(self, batch):

@@ -8,7 +8,7 @@ import trio
 from tests.archives import FUNCTIONS, pack, pack_handler
 from tests.pools import workers
 from tests.registries import predict, registry, until
-from wfserve.errors import ServiceUnavailableError
+from wfserve.errors import InternalError, ServiceUnavailableError
 
 IDLE = 0.5  # seconds
 SHORT = b"sleep 0.02"
@@ -137,3 +137,29 @@ async def test_it_is_unregistered_while_it_grows(config):
         await opened.unregister("one")
         await until(lambda: refused == 8)
         assert workers() == set()
+
+
+SLEEPY = """
+import time
+
+def handle(data, context):
+    if data is None:
+        time.sleep(0.6)
+        {then}
+    return data and [row.get("body") for row in data]
+"""
+
+
+@pytest.mark.parametrize(("then", "answer"), [("pass", "x"), ("raise OSError('no weights')", None)])
+async def test_a_request_waits_for_its_worker_to_load_but_for_none_that_cannot(config, store, then, answer):
+    pack_handler(store, "sleepy", SLEEPY.format(then=then))
+    settings = "{url: sleepy.mar, min-workers: 0, max-workers: 1, timeout-ms: 300, retry-attempts: 1}"
+    pack(store, "sleepy", f"models:\n  m: {settings}\ndag:\n  m: []\n")
+    async with registry(config) as opened:
+        workflow = await opened.register("sleepy.war")
+        with trio.fail_after(30):
+            if answer is None:
+                with pytest.raises(InternalError, match="Error executing m"):
+                    await predict(workflow, b"x", opened)
+            else:
+                assert await predict(workflow, b"x", opened) == answer

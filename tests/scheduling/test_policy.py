@@ -48,15 +48,15 @@ def test_after_timeout(started, expected):
 
 
 def test_an_attempt_that_hardly_waited_ends_with_its_batch():
-    assert running_deadline(deadline=1.0, started=0.05, timeout=1.0, rerun=False) == 1.05
+    assert running_deadline(deadline=1.0, started=0.05, timeout=1.0, afresh=False) == 1.05
 
 
 def test_an_attempt_that_waited_keeps_its_deadline():
-    assert running_deadline(deadline=1.0, started=0.5, timeout=1.0, rerun=False) == 1.0
+    assert running_deadline(deadline=1.0, started=0.5, timeout=1.0, afresh=False) == 1.0
 
 
 def test_an_uncharged_run_starts_afresh():
-    assert running_deadline(deadline=99.0, started=7.0, timeout=1.0, rerun=True) == 8.0
+    assert running_deadline(deadline=99.0, started=7.0, timeout=1.0, afresh=True) == 8.0
 
 
 def test_what_is_run_again_does_not_wait_for_ever():

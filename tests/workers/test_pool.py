@@ -327,6 +327,7 @@ async def test_a_scale_whose_workers_do_not_load_is_told_and_goes_on_trying(one,
         bench.pool.scale(2)
         with pytest.raises(LoadError, match="no room"):
             await bench.pool.settled()
+        assert "did not load" in bench.recorder.failed[0]
         assert isinstance((await bench.run("a"))[0], Done)
         (tmp_path / "full").unlink()
         await bench.recorder.until(lambda: bench.pool.idle == 2)

@@ -121,12 +121,17 @@ class Stage:
         """Put `ticket` in line and note when its time is up."""
         if not ticket.item.alone:
             self.queue.append(ticket)
-            self._timing.queued(ticket)
+            self._timing.queued(ticket, asleep=self._asleep)
         else:
             ticket.rerun = True
             self._timing.queued_again(ticket, trio.current_time(), self.queue.parts)
             self.queue.put_back([ticket])
         self._watch(ticket)
+
+    @property
+    def _asleep(self) -> bool:
+        """Whether no replica is up, as nothing was asked for."""
+        return not (self.settings.min_workers or self.pool.idle or len(self._running))
 
     def _watch(self, ticket: Ticket) -> None:
         """See to it that a ticket is rung when it is due."""
@@ -352,6 +357,12 @@ class Stage:
                     tally.measured.replica_loaded(replica.id, replica.pid, replica.started)
         self._scaling.came(trio.current_time())
         self._alarm.ring()
+
+    def replica_failed(self, reason: str) -> None:
+        """Fail what a replica was to be started for."""
+        if self._asleep:
+            for ticket in self.queue.empty():
+                ticket.settle(Failed(InternalError(reason), step=ticket.item.first))
 
     def _run_again(self, part: list[Ticket]) -> None:
         for ticket in part:

@@ -77,14 +77,15 @@ def after_timeout(started: float | None, now: float, timeout: float) -> Expiry:
     return Expiry.STOP if now >= started + timeout else Expiry.ABANDON
 
 
-def running_deadline(deadline: float, started: float, timeout: float, *, rerun: bool) -> float:
+def running_deadline(deadline: float, started: float, timeout: float, *, afresh: bool) -> float:
     """Return when an attempt with `deadline` times out, now that its batch has `started`.
 
     An attempt that hardly waited ends with its batch, so that all the attempts of a batch that hangs
-    end at one moment, by one decision. The timer of one that is run again, uncharged, starts afresh.
+    end at one moment, by one decision. The timer of one that is run again, uncharged, or that a worker was
+    started for, starts `afresh`.
     """
     end = started + timeout
-    return end if rerun or end - deadline <= TIMER_SLACK * timeout else deadline
+    return end if afresh or end - deadline <= TIMER_SLACK * timeout else deadline
 
 
 def next_look(until: float, now: float, behind: Sequence[float]) -> float:

@@ -28,11 +28,14 @@ class Timing:
         """Return how long the steps may take that follow a step on the ticket's way."""
         return self._timeouts[step + 1 : ticket.item.last + 1]
 
-    def queued(self, ticket: Ticket) -> None:
-        """Have a ticket wait as long as its step may take, or one behind it that holds others up."""
+    def queued(self, ticket: Ticket, *, asleep: bool) -> None:
+        """Have a ticket wait as long as its step may take, or one behind it that holds others up.
+
+        If the stage is `asleep`, its first worker may load meanwhile.
+        """
         first = ticket.item.first
         longest = max([self.of(ticket, first), *self.behind(ticket, first)])
-        ticket.until = ticket.due = ticket.arrived + longest
+        ticket.until = ticket.due = ticket.arrived + longest + asleep * self._startup
 
     def queued_again(self, ticket: Ticket, now: float, ahead: int) -> None:
         """Have a ticket wait to be run again, behind `ahead` parts."""
@@ -46,9 +49,15 @@ class Timing:
             ticket.until,
             batch.started,
             self.of(ticket, item.first),
-            rerun=ticket.rerun or ticket.timeout is not None or item.last > item.first,
+            afresh=self._afresh(ticket),
         )
         ticket.due = policy.next_look(ticket.until, batch.started, self.behind(ticket, item.first))
+
+    def _afresh(self, ticket: Ticket) -> bool:
+        """Whether what it waited is not part of the time that its step may take."""
+        item, own = ticket.item, self.of(ticket, ticket.item.first)
+        may_wait_longer = ticket.until > ticket.arrived + own
+        return ticket.rerun or may_wait_longer or ticket.timeout is not None or item.last > item.first
 
     def under_way(
         self, ticket: Ticket, batch: Batch, seen: Whereabouts | None, now: float

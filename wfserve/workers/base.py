@@ -201,6 +201,9 @@ class Listener(Protocol):
     def replica_ready(self) -> None:
         """Report that a replica became idle other than by finishing a batch: it has just been loaded."""
 
+    def replica_failed(self, reason: str) -> None:
+        """Report that a replica could not load; it is tried again, after a while if that happens often."""
+
 
 class LoadError(WfserveError):
     """A replica could not load the handler or model of one of its steps; says why, for the log."""

@@ -145,6 +145,7 @@ class ProcessPool:
         log.error("%s: %s", self._chain[failure.step].name, failure.message)
         self._load_failures += 1
         self._last_failure = failure
+        self._listener.replica_failed(f"Worker for {self._chain[failure.step].name} did not load.")
         self._tell()
 
     def _tell(self) -> None:
