@@ -63,9 +63,16 @@ class Client:
         self._timeout = timeout
         self._access = access
 
-    def call(self, method: str, path: str, parameters: dict[str, str] | None = None) -> Any:
+    def call(
+        self,
+        method: str,
+        path: str,
+        parameters: dict[str, str] | None = None,
+        body: bytes = b"",
+        content_type: str | None = None,
+    ) -> Any:
         """Return the JSON answer of one call."""
-        answer = self._send(method, path, parameters, b"", None)
+        answer = self._send(method, path, parameters, body, content_type)
         try:
             return json.loads(answer)
         except (ValueError, RecursionError):
@@ -74,9 +81,16 @@ class Client:
     def _not_ours(self, path: str) -> RefusedError:
         return RefusedError(f"{self._server}{path} did not answer as wfserve does")
 
-    def status(self, method: str, path: str, parameters: dict[str, str] | None = None) -> dict[str, Any]:
+    def status(
+        self,
+        method: str,
+        path: str,
+        parameters: dict[str, str] | None = None,
+        body: bytes = b"",
+        content_type: str | None = None,
+    ) -> dict[str, Any]:
         """Return the answer of a call that answers with a `status`."""
-        answer = self.call(method, path, parameters)
+        answer = self.call(method, path, parameters, body, content_type)
         if not isinstance(answer, dict) or not isinstance(answer.get("status"), str):
             raise self._not_ours(path)
         return answer
@@ -86,6 +100,16 @@ class Client:
         path = path_of("workflows", name, *([] if version is None else [version]))
         found = self.call("GET", path)
         if not isinstance(found, list) or len(found) != 1 or not isinstance(found[0], dict):
+            raise self._not_ours(path)
+        return found
+
+    def sample(self, name: str) -> dict[str, Any]:
+        """Return what the server says of the sample of a workflow."""
+        path = path_of("workflows", name, "sample")
+        found = self.call("GET", path)
+        if not isinstance(found, dict) or not found.keys() >= {"sample", "recording"}:
+            raise self._not_ours(path)
+        if not isinstance(found["sample"] or {}, dict):
             raise self._not_ours(path)
         return found
 

@@ -15,7 +15,7 @@ from tests.dying import MEMORY, dies, dying_at
 from tests.states import AUTHOR, opened
 from wfserve.errors import WfserveError
 from wfserve.state.durable import open_state
-from wfserve.state.records import Content, LiveSettings, Traffic, Version
+from wfserve.state.records import Content, LiveSettings, Sample, Traffic, Version
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 NAMES = st.sampled_from(["v", "w"])
@@ -28,6 +28,7 @@ CHANGES = st.one_of(
     st.tuples(st.just("default"), NAMES, VERSIONS),
     st.tuples(st.just("traffic"), NAMES, st.sets(VERSIONS, max_size=2), st.none() | VERSIONS),
     st.tuples(st.just("settings"), NAMES, VERSIONS, WORKERS, WORKERS),
+    st.tuples(st.just("sample"), NAMES, st.sampled_from(["given", "awaited", "recorded", "removed"])),
 )
 
 
@@ -47,14 +48,26 @@ def make(state, change):
     elif what == "settings":
         version, least, most = given
         state.set_settings(AUTHOR, name, version, {"n": LiveSettings(least, most)})
+    elif what == "sample":
+        make_sample(state, name, *given)
     elif what == "default":
         state.set_default(AUTHOR, name, *given)
     else:
         getattr(state, what)(AUTHOR, name, *given)
 
 
+def make_sample(state, name, kind):
+    """Make a change to the sample of a workflow."""
+    if kind == "awaited":
+        state.await_sample(AUTHOR, name)
+    elif kind == "removed":
+        state.remove_sample(AUTHOR, name)
+    else:
+        state.set_sample(AUTHOR, name, Sample(EMPTY, {"accept": kind}), recorded=kind == "recorded")
+
+
 def expect(model, change):
-    """Return what a change makes of a model, `{name: {"default", "previous", "versions", "traffic"}}`."""
+    """Return what a change makes of a model, `{name: {"default", "previous", "versions", "traffic", …}}`."""
     model = deepcopy(model)
     what, name, *given = change
     if what == "traffic" and given[1] in given[0]:
@@ -63,15 +76,21 @@ def expect(model, change):
         _refuse_crossed(*given[1:])
     if what == "add" and name not in model:
         model[name] = {"default": given[0], "previous": None, "versions": {given[0]: {}}, "traffic": None}
+        model[name] |= {"sample": None, "recording": False}
         return model
     if name not in model:
         raise RefusedError("WorkflowNotFoundException")
     if what == "remove":
         del model[name]
         return model
-    {"add": _add, "remove_version": _remove, "default": _default, "traffic": _traffic, "settings": _set}[
-        what
-    ](model[name], *given)
+    {
+        "add": _add,
+        "remove_version": _remove,
+        "default": _default,
+        "traffic": _traffic,
+        "settings": _set,
+        "sample": _sample,
+    }[what](model[name], *given)
     return {key: workflow for key, workflow in model.items() if workflow["versions"]}
 
 
@@ -136,6 +155,16 @@ def _set(workflow, version, least, most):
     workflow["versions"][version] = after
 
 
+def _sample(workflow, kind):
+    if kind == "recorded" and not workflow["recording"]:
+        raise RefusedError("ConflictStatusException")
+    if kind == "removed" and not (workflow["sample"] or workflow["recording"]):
+        raise RefusedError("ResourceNotFoundException")
+    workflow["recording"] = kind == "awaited"
+    if kind != "awaited":
+        workflow["sample"] = None if kind == "removed" else kind
+
+
 def seen(state):
     """What a state says, as the model has it."""
     return {
@@ -144,6 +173,8 @@ def seen(state):
             "previous": workflow.previous,
             "versions": {each.version: _settings(each) for each in workflow.versions},
             "traffic": workflow.traffic and (set(workflow.traffic.weights), workflow.traffic.shadow),
+            "sample": workflow.sample and workflow.sample.headers["accept"],
+            "recording": workflow.recording,
         }
         for name, workflow in state.workflows.items()
     }

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wfserve.state.documents import DocumentError, decode, encode, from_document, to_document
-from wfserve.state.records import Content, LiveSettings, Traffic, Version, Workflow
+from wfserve.state.records import Content, LiveSettings, Sample, Traffic, Version, Workflow
 
 CONTENTS = st.builds(
     Content,
@@ -45,7 +45,9 @@ def workflows(draw):
     weights = draw(st.dictionaries(st.sampled_from(names), st.floats(0.1, 100)))
     shadow = draw(st.sampled_from([None, *(each for each in others if each not in weights)]))
     traffic = draw(st.none() | st.just(Traffic(weights, draw(st.sampled_from([None, "x-user"])), shadow)))
-    return Workflow("w", default, tuple(versions), traffic, draw(st.none() | st.sampled_from(names)))
+    previous = draw(st.none() | st.sampled_from(names))
+    sample = draw(st.none() | st.builds(Sample, CONTENTS, st.just({"accept": "*/*"})))
+    return Workflow("w", default, tuple(versions), traffic, previous, sample, draw(st.booleans()))
 
 
 @given(workflows())
@@ -82,6 +84,7 @@ FULL = to_document(
             Version("2.0", Content("0" * 64, 1), "w.war"),
         ),
         Traffic({"1.0": 1.0}, "x-user", "2.0"),
+        sample=Sample(Content("2" * 64, 3), {"accept": "text/plain"}),
     )
 )
 SOMETHING = st.sampled_from([None, True, 0, -1, 1.5, "", "1.0", "0" * 64, [], [None], {}, {"m": None}, 2**70])

@@ -1,5 +1,6 @@
 """A state is what the last acknowledged change left; a damaged one is told and put aside, never lost."""
 
+import dataclasses
 import errno
 import os
 import re
@@ -14,11 +15,11 @@ import pytest
 
 from tests.dying import deaths, dies
 from tests.states import AUTHOR, opened, register
-from wfserve.errors import ConfigError, ConflictError, WorkflowNotFoundError
+from wfserve.errors import ConfigError, ConflictError, NotFoundError, WorkflowNotFoundError
 from wfserve.state import store as store_module
 from wfserve.state.durable import Problem, open_state
 from wfserve.state.files import StateError
-from wfserve.state.records import LiveSettings, Traffic
+from wfserve.state.records import LiveSettings, Sample, Traffic, Version
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -99,6 +100,39 @@ def test_what_no_version_needs_is_collected(registered):
         assert names(registered / "registry" / "contents") == ["incoming"]
 
 
+def test_a_sample_is_kept_until_it_is_removed(registered):
+    with opened(registered) as state:
+        sampled(state, recorded=False)
+        kept = state.workflow("w").sample
+        assert state.collect() == []
+        with pytest.raises(ConflictError, match="does not wait for a request to record"):
+            sampled(state, recorded=True)
+    with opened(registered) as state:
+        assert state.workflow("w").sample == kept
+        assert state.contents.verify(kept.body).read_bytes() == b"a body"
+        state.await_sample(AUTHOR, "w")
+        assert (state.workflow("w").sample, state.workflow("w").recording) == (kept, True)
+        sampled(state, recorded=True)
+        assert not state.workflow("w").recording
+        state.remove_sample(AUTHOR, "w")
+        assert state.collect() == [kept.body.digest]
+        with pytest.raises(NotFoundError, match="Workflow w has no sample"):
+            state.remove_sample(AUTHOR, "w")
+        assert [change.what for change in state.history(4)] == [
+            *("remove sample", "sample", "sample", "sample")
+        ]
+
+
+def test_a_sample_that_is_missing_is_told(registered):
+    with opened(registered) as state:
+        sampled(state, recorded=False)
+        state.contents.path(state.workflow("w").sample.body).unlink()
+    state, (problem,) = open_state(registered)
+    state.close()
+    assert problem.message.startswith("the sample of workflow w is lost: The archive ")
+    assert (problem.workflow, problem.version) == ("w", None)
+
+
 def test_threads_do_not_lose_each_others_changes(registered):
     with opened(registered) as state:
         nodes = [f"n{number}" for number in range(12)]
@@ -129,11 +163,46 @@ def test_a_change_waits_while_another_decides(registered):
         assert [change.what for change in state.history(2)] == ["set-default", "unregister"]
 
 
+def sampled(state, *, recorded):
+    """Keep a request as the sample of `w`."""
+    with state.contents.transfer() as transfer:
+        sample = Sample(transfer.write(b"a body"), {"content-type": "text/plain"})
+        state.set_sample(AUTHOR, "w", sample, recorded=recorded)
+
+
+def exchanged(state, scratch):
+    """Exchange the archive of version 2.0."""
+    (scratch / "other.war").write_text("another archive of w 2.0")
+    with state.contents.transfer() as transfer:
+        version = dataclasses.replace(
+            state.workflow("w").version("2.0"), archive=transfer.put(scratch / "other.war")
+        )
+        state.exchange_version(AUTHOR, "w", version)
+
+
+def replaced(state, scratch):
+    """Register a version in the place of the default."""
+    (scratch / "other.war").write_text("the archive of w 3.0")
+    with state.contents.transfer() as transfer:
+        version = Version("3.0", transfer.put(scratch / "other.war"), "w.war", given=True)
+        state.add_version(AUTHOR, "w", version, replace=True)
+
+
 CHANGES = {
     "register": lambda state, scratch: register(state, scratch, "w", "3.0", default=True),
+    "register again": exchanged,
+    "replace": replaced,
     "remove": lambda state, _: state.remove(AUTHOR, "w"),
     "remove a version": lambda state, _: state.remove_version(AUTHOR, "w", "2.0"),
+    "clear": lambda state, _: state.clear(AUTHOR),
     "set default": lambda state, _: state.set_default(AUTHOR, "w", "2.0"),
+    "roll back": lambda state, _: state.roll_back(AUTHOR, "w"),
+    "traffic": lambda state, _: state.set_traffic(AUTHOR, "w", Traffic({"2.0": 1.0})),
+    "settings": lambda state, _: state.set_settings(AUTHOR, "w", "1.0", {"n": LiveSettings(1, 2)}),
+    "sample": lambda state, _: sampled(state, recorded=False),
+    "recorded sample": lambda state, _: sampled(state, recorded=True),
+    "await a sample": lambda state, _: state.await_sample(AUTHOR, "v"),
+    "remove a sample": lambda state, _: state.remove_sample(AUTHOR, "w"),
 }
 
 
@@ -146,6 +215,12 @@ def test_a_death_at_any_step_leaves_the_old_or_the_new(registered, memory, chang
         state, _ = open_state(work)
         return lambda: change(state, memory / "scratch")
 
+    with opened(registered) as state:
+        register(state, registered / "scratch", "v", "1.0")
+        state.set_default(AUTHOR, "w", "2.0")
+        state.set_default(AUTHOR, "w", "1.0")
+        state.await_sample(AUTHOR, "w")
+    (memory / "scratch").mkdir()
     work = memory / "work"
     shutil.copytree(registered, work)
     for _ in deaths("wfserve/state", prepare):

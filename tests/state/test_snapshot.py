@@ -16,7 +16,7 @@ from wfserve.state import snapshot
 from wfserve.state.contents import Contents, Transfer
 from wfserve.state.durable import open_state
 from wfserve.state.files import StateError
-from wfserve.state.records import LiveSettings, Traffic
+from wfserve.state.records import LiveSettings, Sample, Traffic
 from wfserve.state.snapshot import (
     Difference,
     SnapshotError,
@@ -38,6 +38,8 @@ def state(tmp_path):
         register(state, tmp_path / "scratch", "v", "1.0")
         state.set_settings(AUTHOR, "w", "1.0", {"model": LiveSettings(batch_size=8)})
         state.set_traffic(AUTHOR, "w", Traffic({"1.0": 1, "2.0": 1}))
+        with state.contents.transfer() as transfer:
+            state.set_sample(AUTHOR, "v", Sample(transfer.write(b"a body"), {"content-type": "text/plain"}))
         yield state
 
 

@@ -133,6 +133,50 @@ def rollback(name: str, client: Client, *, as_json: bool) -> None:
 
 
 @click.command()
+@click.argument("name")
+@click.argument("file", type=FILE, required=False)
+@click.option("--data", help="The body of the request as text, instead of FILE.")
+@click.option("--content-type", default="application/octet-stream", show_default=True)
+@click.option("--record", is_flag=True, help="Keep the next request that the default version answers.")
+@click.option("--remove", is_flag=True, help="Forget the sample.")
+@_managing
+@_JSON
+def sample(
+    name: str,
+    file: Path | None,
+    data: str | None,
+    content_type: str,
+    client: Client,
+    *,
+    as_json: bool,
+    **asked: bool,
+) -> None:
+    """Have new versions of workflow NAME answer FILE (- for standard input); or tell of that."""
+    path = path_of("workflows", name, "sample")
+    if sum((file is not None, data is not None, *asked.values())) > 1:
+        raise click.UsageError("give one of FILE, --data, --record and --remove")
+    if asked["remove"]:
+        _show(client.status("DELETE", path), as_json=as_json)
+    elif asked["record"]:
+        _show(client.status("PUT", path, {"record": "true"}), as_json=as_json)
+    elif file is not None or data is not None:
+        _show(client.status("PUT", path, body=_body(file, data), content_type=content_type), as_json=as_json)
+    else:
+        _describe_sample(client.sample(name), as_json=as_json)
+
+
+def _describe_sample(found: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    kept = found["sample"] or {}
+    rows = [("recording", str(found["recording"]).lower())]
+    rows += [(key, str(kept[key])) for key in ("bytes", "sha256") if key in kept]
+    rows += [(header, str(value)) for header, value in kept.get("headers", {}).items()]
+    table(("SAMPLE", "VALUE"), rows)
+
+
+@click.command()
 @click.argument("name", required=False)
 @click.option("--limit", default=20, show_default=True, help="How many changes at most, the newest first.")
 @_managing
@@ -191,4 +235,4 @@ def _show(answer: Any, *, as_json: bool) -> None:
     click.echo(json.dumps(answer, indent=2) if as_json else answer["status"])
 
 
-COMMANDS = (register, list_, describe, unregister, set_default, rollback, history, predict)
+COMMANDS = (register, list_, describe, unregister, set_default, rollback, sample, history, predict)

@@ -92,6 +92,14 @@ _SCHEMAS: dict[str, dict[str, Any]] = {
             changed={"type": "object", "description": "Settings that were changed, by node."},
         )
     ),
+    "Sample": _object(
+        workflowName=_STRING,
+        sample={
+            **_object(headers={"type": "object"}, bytes=_INTEGER, sha256=_STRING),
+            "nullable": True,
+        },
+        recording={"type": "boolean", "description": "The next request that is answered becomes it."},
+    ),
     "History": _object(
         nextPageToken=_STRING,
         changes=_list(
@@ -195,6 +203,8 @@ _CHANGED = {
     500: _error("New workers do not load; nothing has changed."),
     503: _error("The version has not been loaded."),
 }
+_SAMPLE_DESCRIBED = {**_done("What new versions have to answer.", "Sample"), **_NO_WORKFLOW}
+_SAMPLE_GONE = {**_done("There is none."), 404: _error("There is no such workflow, or no sample of it.")}
 _HISTORY = _done("A page of the log, the newest first.", "History")
 _DEFAULT = {**_done("It is the default."), 400: _error("Its workflow has another."), **_NO_MODEL}
 _DESCRIBED = {**_done("The node and its workers.", "Model"), **_NO_MODEL, **_BUSY}
@@ -232,6 +242,7 @@ _TRAFFIC = (
     Query("sticky_header", _STRING, "Requests of equal values of it go to the same version."),
     Query("shadow", _STRING, "The version that gets a copy of each request."),
 )
+_RECORD = (Query("record", _FLAG, "Whether to keep the next request that the default answers."),)
 _LOG = (*_PAGE, Query("workflow", _STRING, "Changes of this workflow alone."))
 _CUSTOMIZED = (Query("customized", _FLAG, "Whether to ask the handler as well."),)
 _KEY = (Query("type", {"type": "string", "enum": ["management", "inference"]}, "Which key.", required=True),)
@@ -263,6 +274,9 @@ OPERATIONS = (
     Operation(_A, "PUT", f"/workflows{_WV}/set-default", "setDefaultVersion", "Have it answer.", _CHANGED),
     Operation(_A, "PUT", f"/workflows{_W}/rollback", "rollBack", "Have the last default answer.", _CHANGED),
     Operation(_A, "PUT", f"/workflows{_W}/traffic", "divideTraffic", "Divide requests.", _CHANGED, _TRAFFIC),
+    Operation(_A, "GET", f"/workflows{_W}/sample", "describeSample", "Describe it.", _SAMPLE_DESCRIBED),
+    Operation(_A, "PUT", f"/workflows{_W}/sample", "setSample", "Try with it.", _CHANGED, _RECORD, body=True),
+    Operation(_A, "DELETE", f"/workflows{_W}/sample", "removeSample", "Forget it.", _SAMPLE_GONE),
     Operation(_A, "GET", "/history", "history", "Tell who changed what.", _HISTORY, _LOG),
     Operation(_A, "GET", "/models", "listModels", "List all models.", _MODELS, _PAGE),
     Operation(_A, "GET", f"/models{_M}", "describeModel", "Describe a node.", _DESCRIBED, _CUSTOMIZED),

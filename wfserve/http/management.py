@@ -5,12 +5,13 @@
 /workflows/W/V/set-default     PUT
 /workflows/W/rollback          PUT: the default before the last
 /workflows/W/traffic           PUT: who answers requests that name no version
+/workflows/W/sample            GET, PUT, DELETE: what new versions have to answer
 /history                       GET: who changed what
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import trio
 from quart import Blueprint, Response, request
@@ -19,13 +20,15 @@ from wfserve.archive.spec import SHA256
 from wfserve.errors import BadRequestError
 from wfserve.http.author import changing
 from wfserve.http.parameters import boolean, given_parameters, json_response, page, seconds, text
-from wfserve.http.settings import settings_of_nodes, traffic_of
+from wfserve.http.settings import recording_of, settings_of_nodes, traffic_of
+from wfserve.state.records import SAMPLED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from wfserve.registry.catalogue import Registry
     from wfserve.registry.serving import Served
+    from wfserve.state.records import Workflow as Record
     from wfserve.state.store import Change
 
 MOST_CHANGES = 1000  # of the log, in one answer
@@ -113,6 +116,29 @@ def blueprint(registry: Registry) -> Blueprint:
             await registry.set_traffic(name, traffic_of(given), author=author)
         return json_response({"status": f'Traffic of workflow "{name}" updated'})
 
+    @routes.get("/workflows/<name>/sample")
+    async def describe_sample(name: str) -> Response:
+        return json_response(_sample(registry.served(name).record))
+
+    @routes.put("/workflows/<name>/sample")
+    async def set_sample(name: str) -> Response:
+        given, body = dict(request.args), cast("bytes", await request.get_data())
+        headers = {each: request.headers[each] for each in SAMPLED if each in request.headers}
+        arguments = {**given, **headers, "bytes": len(body)}
+        async with changing(registry, "sample", name, arguments) as author:
+            if not recording_of(given, body):
+                await registry.samples.keep(name, body, headers, author=author)
+                return json_response({"status": f'Sample of workflow "{name}" updated'})
+            await registry.samples.await_next(name, author=author)
+        said = f'The next request that workflow "{name}" answers will be its sample'
+        return json_response({"status": said})
+
+    @routes.delete("/workflows/<name>/sample")
+    async def remove_sample(name: str) -> Response:
+        async with changing(registry, "remove sample", name, {}) as author:
+            await registry.samples.remove(name, author=author)
+        return json_response({"status": f'Sample of workflow "{name}" removed'})
+
     @routes.get("/history")
     async def history() -> Response:
         limit, before = page()
@@ -160,6 +186,13 @@ def _description(served: Served, version: str) -> dict[str, object]:
             for node, each in record.settings.items()
         }
     return described
+
+
+def _sample(record: Record) -> dict[str, object]:
+    """Return what is known of a sample, which is not shown itself: it may be a client's."""
+    kept = record.sample
+    shown = kept and {"headers": kept.headers, "bytes": kept.body.size, "sha256": kept.body.digest}
+    return {"workflowName": record.name, "sample": shown, "recording": record.recording}
 
 
 def _traffic(served: Served, version: str) -> dict[str, object]:

@@ -95,14 +95,20 @@ async def _answer(registry: Registry, scope: Scope, receive: Receive) -> Respons
             served, workflow = _answering(registry, scope, asked)
     shadow = None if asked.version else served.shadow
     copy = None if shadow is None else registry.shadows.copy(request, shadow)
-    with NOBODY if copy is None else copy:
+    recording = None
+    if served.record.recording and workflow.version == served.record.default:
+        recording = registry.samples.recording(workflow, request)
+    with NOBODY if copy is None else copy, NOBODY if recording is None else recording:
         answer = await unless_gone(scope, receive, partial(workflow.predict, request))
         if answer is None:
             return None
         try:
             if copy is not None:
                 copy.answered(answer)
-            return 200, *_render(answer, registry.config.max_response_size)
+            rendered = _render(answer, registry.config.max_response_size)
+            if recording is not None:
+                recording.answered()
+            return 200, *rendered
         finally:
             answer.release()
 

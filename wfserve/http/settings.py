@@ -109,3 +109,17 @@ def _weight(version: str, value: object) -> float:
     if math.isnan(weight):
         raise BadRequestError(f"The weight of version {version} is not a number: {value}")
     return weight
+
+
+def recording_of(given: Mapping[str, Any], body: bytes) -> bool:
+    """Return whether a sample is to be recorded, with `record=true`; else `body` is it.
+
+    Raises `BadRequestError` if both are given or neither.
+    """
+    refuse_unknown(given, ("record",))
+    record = str(given.get("record", "false")).lower()
+    if record not in ("true", "false"):
+        raise BadRequestError(f"Parameter record is neither true nor false: {record}")
+    if (record == "true") == bool(body):
+        raise BadRequestError("Give the body of a request as the sample, or record=true without one.")
+    return not body

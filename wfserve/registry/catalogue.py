@@ -23,11 +23,11 @@ from wfserve.measure.counts import ResponseCounts
 from wfserve.registry.claims import DEFAULT, WHOLE, Claims, of_nodes
 from wfserve.registry.identity import Identity, identify
 from wfserve.registry.loading import Loads, Named, failure_logged
+from wfserve.registry.samples import Samples
 from wfserve.registry.serving import Served, Serving
 from wfserve.registry.shadow import Shadows
 from wfserve.registry.sources import Arriving, Stored
 from wfserve.registry.start import Starter, ended_unless_kept
-from wfserve.registry.warmup import answer_samples
 from wfserve.state.files import StateError
 from wfserve.state.naming import check_version
 from wfserve.state.records import LiveSettings
@@ -83,6 +83,7 @@ class Registry(Serving):
         self._left_over: set[tuple[str, str]] = set()  # restored, and not registered since
         self._claims = Claims()
         self._committing = trio.Lock()
+        self.samples = Samples(self, self._claims, self._commit, nursery)
         for name in state.workflows:
             self._show(name)
 
@@ -137,7 +138,7 @@ class Registry(Serving):
 
             workflow = await self._start(url, archives, timeouts, identified)
             async with ended_unless_kept(workflow):
-                await answer_samples(workflow, self.arena)
+                await self.samples.warm_up(workflow, is_new=True)
                 made = archives.version(workflow.blueprint, *timeouts)
                 await self._introduce(workflow, made, author, default=default, replace=replace)
         log.info("registered %s in %.2f s", _shown(workflow), trio.current_time() - began)
@@ -229,10 +230,10 @@ class Registry(Serving):
         leaving = [workflow for workflow in left if workflow is not None]
         for workflow in leaving:
             workflow.close()
-        self._nursery.start_soon(self._collect)
+        self._nursery.start_soon(self.collect)
         return leaving
 
-    async def _collect(self) -> None:
+    async def collect(self) -> None:
         """Remove the archives that nothing needs any more."""
         try:
             await trio.to_thread.run_sync(self.state.collect)
@@ -240,12 +241,13 @@ class Registry(Serving):
             log.warning("%s", error.message)
 
     async def set_default(self, name: str, version: str, *, author: Author = ITSELF) -> None:
-        """Have a version that runs answer what names none.
+        """Have a version that runs answer what names none, once it has answered the workflow's sample.
 
-        Raises as `Served.version` does, or `ConflictError`.
+        Raises as `Served.version` and `Samples.warm_up` do, or `ConflictError`.
         """
-        self.lookup(name, version)
+        workflow = self.lookup(name, version)
         with self._claims.claim(name, DEFAULT, version):
+            await self.samples.warm_up(workflow, is_new=False)
             await self._commit(name, partial(self.state.set_default, author, name, version))
 
     async def roll_back(self, name: str, *, author: Author = ITSELF) -> str:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 DEFAULT = "default"  # what answers requests that name no version; no version's name
+SAMPLE = "sample"  # what new versions have to answer
 WHOLE = "*"  # contradicts every other change
 
 
@@ -20,7 +21,7 @@ def of_nodes(version: str, nodes: Iterable[str]) -> list[str]:
 
 
 class Claims:
-    """What is being changed of each workflow: versions, nodes of them, `DEFAULT`, or the `WHOLE` of it."""
+    """What is being changed of each workflow: versions, nodes of them, `DEFAULT`, `SAMPLE`, or all."""
 
     def __init__(self) -> None:
         self._claimed: dict[str, set[str]] = {}

@@ -151,6 +151,13 @@ class Transfer:
             file.flush()
             return self._adopt(path)
 
+    def write(self, data: bytes) -> Content:
+        """Store `data`. Raises `StateError`."""
+        with failures_told("store a content"), self._contents._scratch() as (path, file):
+            file.write(data)
+            file.flush()
+            return self._adopt(path)
+
     def hold(self, content: Content) -> None:
         """Keep `content` from being collected, if it is there."""
         self._contents._hold(content, self)

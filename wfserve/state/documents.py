@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import orjson
 
 from wfserve.errors import BadRequestError, WfserveError
-from wfserve.state.records import Content, LiveSettings, Traffic, Version, Workflow
+from wfserve.state.records import Content, LiveSettings, Sample, Traffic, Version, Workflow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,7 +73,7 @@ def from_document(document: object) -> Workflow:
 
 def _workflow(document: Document) -> Workflow:
     traffic = document.get("traffic")
-    versions = document.get("versions")
+    versions, sample = document.get("versions"), document.get("sample")
     if not isinstance(versions, list):
         raise DocumentError("its versions are not a list")
     return Workflow(
@@ -82,6 +82,8 @@ def _workflow(document: Document) -> Workflow:
         versions=tuple(_version(_object(each)) for each in versions),
         traffic=None if traffic is None else _traffic(_object(traffic)),
         previous=_text_or_none(document, "previous"),
+        sample=None if sample is None else _sample(_object(sample)),
+        recording=_flag(document, "recording"),
     )
 
 
@@ -104,6 +106,11 @@ def _traffic(document: Document) -> Traffic:
         sticky_header=_text_or_none(document, "sticky_header"),
         shadow=_text_or_none(document, "shadow"),
     )
+
+
+def _sample(document: Document) -> Sample:
+    headers = _object(document.get("headers", {}))
+    return Sample(_content(document.get("body")), {name: _text(headers, name) for name in headers})
 
 
 def _content(value: object) -> Content:

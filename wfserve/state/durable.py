@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 from wfserve.errors import ConfigError, WorkflowNotFoundError
 from wfserve.state.contents import Contents
 from wfserve.state.files import StateError, failures_told, make_directory, put_aside
-from wfserve.state.records import LiveSettings, Traffic, Version, Workflow
+from wfserve.state.records import LiveSettings, Sample, Traffic, Version, Workflow
 from wfserve.state.store import Author, Change, DamagedError, Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
+
+    from wfserve.state.records import Content
 
 HOME = "registry"
 DATABASE = "state.sqlite"
@@ -123,6 +125,25 @@ class State:
         }
         after = self._change(author, "traffic", name, arguments, lambda was: was.with_traffic(traffic))
         return after[name]
+
+    def set_sample(self, author: Author, name: str, sample: Sample, *, recorded: bool = False) -> Workflow:
+        """Keep a request, whose body is in the content store, to try new versions out.
+
+        Raises as `Workflow.with_sample` does, or `WorkflowNotFoundError`.
+        """
+        arguments = {**sample.headers, "bytes": sample.body.size, "recorded": recorded}
+        after = self._change(
+            author, "sample", name, arguments, lambda was: was.with_sample(sample, recorded=recorded)
+        )
+        return after[name]
+
+    def await_sample(self, author: Author, name: str) -> Workflow:
+        """Have the next request that the default answers be kept. Raises `WorkflowNotFoundError`."""
+        return self._change(author, "sample", name, {"record": True}, Workflow.waiting_for_sample)[name]
+
+    def remove_sample(self, author: Author, name: str) -> Workflow:
+        """Forget a sample. Raises as `Workflow.without_sample` does, or `WorkflowNotFoundError`."""
+        return self._change(author, "remove sample", name, {}, Workflow.without_sample)[name]
 
     def clear(self, author: Author) -> None:
         """Remove every workflow."""
@@ -246,12 +267,21 @@ def _open(home: Path) -> tuple[State, list[Problem]]:
 
 
 def _missing(state: State) -> Iterator[Problem]:
-    """Give a problem for each version that lacks an archive."""
+    """Give a problem for each version that lacks an archive, and each workflow that lacks its sample."""
     for workflow in state.workflows.values():
         for version in workflow.versions:
+            lost = f"version {version.version} of workflow {workflow.name} cannot be served"
             for content in dict.fromkeys(version.contents()):
-                try:
-                    state.contents.path(content)
-                except StateError as error:
-                    lost = f"version {version.version} of workflow {workflow.name} cannot be served"
-                    yield Problem(f"{lost}: {error.message}", workflow.name, version.version)
+                if (why := _why_not(state, content)) is not None:
+                    yield Problem(f"{lost}: {why}", workflow.name, version.version)
+        if workflow.sample is not None and (why := _why_not(state, workflow.sample.body)) is not None:
+            yield Problem(f"the sample of workflow {workflow.name} is lost: {why}", workflow.name)
+
+
+def _why_not(state: State, content: Content) -> str | None:
+    """Return why `content` cannot be read, None if it can."""
+    try:
+        state.contents.path(content)
+    except StateError as error:
+        return error.message
+    return None

@@ -12,7 +12,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from wfserve.archive.spec import LARGEST, MOST_WORKERS, SHA256
-from wfserve.errors import BadRequestError, ConflictError, InvalidVersionError, ModelVersionNotFoundError
+from wfserve.errors import (
+    BadRequestError,
+    ConflictError,
+    InvalidVersionError,
+    ModelVersionNotFoundError,
+    NotFoundError,
+)
 from wfserve.state.naming import check_name, check_version
 
 if TYPE_CHECKING:
@@ -22,6 +28,13 @@ if TYPE_CHECKING:
 
 LARGEST_WEIGHT = 1_000_000.0
 LONGEST_HEADER = 256  # characters
+SAMPLED = (
+    "accept",
+    "content-type",
+    "x-tensor-dtype",
+    "x-tensor-shape",
+)  # headers that say how a body is read
+LONGEST_SAMPLED = 1024  # characters of one of them
 _HEADER = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # a token of RFC 9110, 5.6.2
 _RANGES = {
     "min_workers": (0, MOST_WORKERS),
@@ -155,6 +168,23 @@ def _is_header(name: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Sample:
+    """A request that new versions have to answer. Raises `BadRequestError` if it can be none."""
+
+    body: Content
+    headers: Mapping[str, str] = field(default_factory=dict)  # of `SAMPLED`, with the client's values
+
+    def __post_init__(self) -> None:
+        for name, value in self.headers.items():
+            if name not in SAMPLED:
+                raise BadRequestError(f"{name[:LONGEST_HEADER]!r} is no header of a sample.")
+            if len(value) > LONGEST_SAMPLED or not (value.isascii() and value.isprintable()):
+                raise BadRequestError(
+                    f"The header {name} of a sample must be at most {LONGEST_SAMPLED} characters of ASCII."
+                )
+
+
+@dataclass(frozen=True, slots=True)
 class Workflow:
     """A workflow with at least one version. Raises `BadRequestError` if it contradicts itself."""
 
@@ -163,6 +193,8 @@ class Workflow:
     versions: tuple[Version, ...]  # in the order of their registration
     traffic: Traffic | None = None
     previous: str | None = None  # the version that was the default before, to roll back to
+    sample: Sample | None = None  # tries out new versions that bring none along
+    recording: bool = False  # the next request that the default answers becomes the sample
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -189,6 +221,8 @@ class Workflow:
         """Give every archive that its versions need, some more than once."""
         for each in self.versions:
             yield from each.contents()
+        if self.sample is not None:
+            yield self.sample.body
 
     def with_version(self, version: Version, *, default: bool = False) -> Workflow:
         """Return the workflow with one more version. Raises `ConflictError` if it has that already."""
@@ -268,3 +302,22 @@ class Workflow:
         after = self.version(version).with_settings(changed)
         versions = tuple(after if each.version == version else each for each in self.versions)
         return dataclasses.replace(self, versions=versions)
+
+    def with_sample(self, sample: Sample, *, recorded: bool = False) -> Workflow:
+        """Return the workflow with another sample, for which no request is waited any more.
+
+        Raises `ConflictError` if it was `recorded` and is not waited for.
+        """
+        if recorded and not self.recording:
+            raise ConflictError(f"Workflow {self.name} does not wait for a request to record.")
+        return dataclasses.replace(self, sample=sample, recording=False)
+
+    def waiting_for_sample(self) -> Workflow:
+        """Return the workflow with the wish that a request be recorded; the sample stays until then."""
+        return dataclasses.replace(self, recording=True)
+
+    def without_sample(self) -> Workflow:
+        """Return the workflow without a sample, or the wish for one. Raises `NotFoundError` if none."""
+        if self.sample is None and not self.recording:
+            raise NotFoundError(f"Workflow {self.name} has no sample.")
+        return dataclasses.replace(self, sample=None, recording=False)
