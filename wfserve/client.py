@@ -184,6 +184,7 @@ def _is_change(found: object) -> bool:
 
 def _message(body: bytes) -> str:
     try:
-        return str(json.loads(body)["message"])
+        found = json.loads(body)
+        return str(found["message"] if "message" in found else found["status"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return ""

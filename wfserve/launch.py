@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import signal
 from contextlib import ExitStack
@@ -20,6 +21,7 @@ from wfserve.http.listen import bound
 from wfserve.http.refusal import OwnAnswers
 from wfserve.http.server import ServerSettings, serve
 from wfserve.http.tls import serve_tls, tls_context
+from wfserve.notify import Supervisor
 from wfserve.registry.opening import open_registry
 
 if TYPE_CHECKING:
@@ -79,6 +81,7 @@ class Carriers:
 async def _serve(config: Config, carriers: Carriers, example: tuple[str, Path] | None) -> None:
     app = App(config)
     stop = trio.Event()
+    supervisor = Supervisor.of(os.environ)
     async with open_registry(config) as registry, trio.open_nursery() as nursery:
 
         async def carry(*, task_status: trio.TaskStatus[None]) -> None:
@@ -86,10 +89,12 @@ async def _serve(config: Config, carriers: Carriers, example: tuple[str, Path] |
             await carriers.carry(app, own, stop, task_status=task_status)
             nursery.cancel_scope.cancel()
 
-        await nursery.start(_stop_on_signal, stop, nursery.cancel_scope)
+        await nursery.start(_stop_on_signal, stop, nursery.cancel_scope, supervisor)
         with app.serving(registry):
             await nursery.start(carry)
             _say_where(config)
+            supervisor.tell("READY=1")
+            nursery.start_soon(supervisor.keep_told, partial(_how_many_are_up, registry))
             registry.load(config.load_workflows)
             await registry.loaded()
             if example is not None:
@@ -106,7 +111,11 @@ def _server_settings(config: Config) -> ServerSettings:
 
 
 async def _stop_on_signal(
-    stop: trio.Event, everything: trio.CancelScope, *, task_status: trio.TaskStatus[None]
+    stop: trio.Event,
+    everything: trio.CancelScope,
+    supervisor: Supervisor,
+    *,
+    task_status: trio.TaskStatus[None],
 ) -> None:
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         task_status.started()
@@ -114,12 +123,19 @@ async def _stop_on_signal(
             if stop.is_set():
                 everything.cancel()
             log.info("%s: stopping", signal.Signals(number).name)
+            supervisor.tell("STOPPING=1")
             stop.set()
 
 
 def _say_where(config: Config) -> None:
     where = ", ".join(f"{api} {config.address(api)}" for api in config.apis)
     log.info("wfserve %s: %s", __version__, where)
+
+
+def _how_many_are_up(registry: Registry) -> str:
+    names = registry.names
+    up = sum(each.record.default in each.running for each in names)
+    return f"{up} of {len(names)} workflows are up"
 
 
 def _say_how(registry: Registry, config: Config, name: str, file: Path) -> None:

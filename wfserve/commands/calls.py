@@ -219,6 +219,14 @@ def predict(name: str, file: Path | None, data: str | None, content_type: str, c
         click.echo()
 
 
+@click.command()
+@_inferring
+@_JSON
+def ping(client: Client, *, as_json: bool) -> None:
+    """Say whether all that is registered is served; else exit with 1. The metrics address wants no token."""
+    _show(client.status("GET", "/ping"), as_json=as_json)
+
+
 def _body(file: Path | None, data: str | None) -> bytes:
     if (file is None) == (data is None):
         raise click.UsageError("give either FILE or --data")
@@ -235,4 +243,4 @@ def _show(answer: Any, *, as_json: bool) -> None:
     click.echo(json.dumps(answer, indent=2) if as_json else answer["status"])
 
 
-COMMANDS = (register, list_, describe, unregister, set_default, rollback, sample, history, predict)
+COMMANDS = (register, list_, describe, unregister, set_default, rollback, sample, history, predict, ping)

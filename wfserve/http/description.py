@@ -286,6 +286,7 @@ OPERATIONS = (
     Operation(_A, "PUT", f"/models{_V}", "scaleModelVersion", "Scale it.", _SCALED, _SCALING),
     Operation(_A, "PUT", f"/models{_V}/set-default", "setDefault", "Name the one version.", _DEFAULT),
     Operation(_A, "GET", "/token", "renewToken", "Make a new key, by the API key.", _KEYS, _KEY),
+    Operation("metrics", "GET", "/ping", "openPing", "Say whether all is well, to anybody.", _HEALTH),
     Operation("metrics", "GET", "/metrics", "metrics", "Count everything.", _SAMPLES, _NAMES),
 )
 

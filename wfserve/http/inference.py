@@ -19,8 +19,7 @@ def blueprint(registry: Registry) -> Blueprint:
 
     @routes.route("/ping", methods=ANY_METHOD)
     async def ping() -> Response:
-        healthy = registry.healthy()
-        return json_response({"status": "Healthy" if healthy else "Unhealthy"}, 200 if healthy else 500)
+        return health(registry)
 
     @routes.route("/predictions/<name>", methods=["OPTIONS"])
     async def describe(name: str) -> Response:
@@ -28,3 +27,9 @@ def blueprint(registry: Registry) -> Blueprint:
         return json_response(document(["inference"], "/predictions/"))
 
     return routes
+
+
+def health(registry: Registry) -> Response:
+    """Return whether all is well, as TorchServe says it."""
+    healthy = registry.healthy()
+    return json_response({"status": "Healthy" if healthy else "Unhealthy"}, 200 if healthy else 500)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import trio
 from quart import Blueprint, Response, request
 
+from wfserve.http.inference import health
 from wfserve.measure.family import CONTENT_TYPE, NO_LABELS, Family, Labels, lines, selected
 from wfserve.registry.measures import TorchServeMetrics, readings
 
@@ -96,9 +97,13 @@ _ARENA = {
 
 
 def blueprint(registry: Registry) -> Blueprint:
-    """Return `/metrics` over `registry`."""
+    """Return `/metrics` over `registry`, and `/ping` for probes that have no token."""
     routes = Blueprint("metrics", __name__)
     torchserve = None if registry.config.metrics_mode == "log" else TorchServeMetrics(registry)
+
+    @routes.get("/ping")
+    async def ping() -> Response:
+        return health(registry)
 
     @routes.get("/metrics")
     async def metrics() -> Response:
