@@ -21,6 +21,7 @@ from wfserve.errors import WfserveError
 from wfserve.http.apis import Apis
 from wfserve.http.auth import open_tokens
 from wfserve.http.hypercorn import under_hypercorn
+from wfserve.registry.lone import models_of
 from wfserve.registry.opening import open_registry
 
 if TYPE_CHECKING:
@@ -85,10 +86,11 @@ class App:
     async def _own_registry(self, receive: Receive, send: Send) -> None:
         config = self._config or load()
         announce(config)
+        models = models_of(config)
         async with open_registry(config) as registry, trio.open_nursery() as nursery:
             nursery.start_soon(_end_with_launcher)
             with self.serving(registry, anywhere=True):
-                registry.load(config.load_workflows)
+                registry.load(config.load_workflows, models)
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
             nursery.cancel_scope.cancel()

@@ -22,6 +22,7 @@ from wfserve.http.refusal import OwnAnswers
 from wfserve.http.server import ServerSettings, serve
 from wfserve.http.tls import serve_tls, tls_context
 from wfserve.notify import Supervisor
+from wfserve.registry.lone import models_of
 from wfserve.registry.opening import open_registry
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ async def _serve(config: Config, carriers: Carriers, example: tuple[str, Path] |
     app = App(config)
     stop = trio.Event()
     supervisor = Supervisor.of(os.environ)
+    models = models_of(config)
     async with open_registry(config) as registry, trio.open_nursery() as nursery:
 
         async def carry(*, task_status: trio.TaskStatus[None]) -> None:
@@ -95,7 +97,7 @@ async def _serve(config: Config, carriers: Carriers, example: tuple[str, Path] |
             _say_where(config)
             supervisor.tell("READY=1")
             nursery.start_soon(supervisor.keep_told, partial(_how_many_are_up, registry))
-            registry.load(config.load_workflows)
+            registry.load(config.load_workflows, models)
             await registry.loaded()
             if example is not None:
                 _say_how(registry, config, *example)

@@ -22,6 +22,8 @@ KEYS = {  # key → (text, field, value)
     "allowed_urls": ("https://a/.*, file://.*", "allowed_urls", ("https://a/.*", "file://.*")),
     "state_dir": ("/c ", "state_dir", Path("/c")),
     "start_empty": ("true", "start_empty", True),
+    "snapshot": ("/h", "snapshot", Path("/h")),
+    "model_snapshot": ('{"models": {}} ', "model_snapshot", '{"models": {}}'),
     "job_queue_size": ("7 ", "job_queue_size", 7),
     "max_request_size": ("8", "max_request_size", 8),
     "max_response_size": ("9", "max_response_size", 9),
@@ -212,8 +214,8 @@ def test_a_wrong_switch(switch):
 
 
 def test_what_means_nothing_here_is_kept_by_name():
-    config = load(file_of("grpc_inference_port=7070\nmodel_snapshot={}\njob_queue_size=3"), environ={})
-    assert config.unused == ("grpc_inference_port", "model_snapshot")
+    config = load(file_of("grpc_inference_port=7070\nplugins_path=p\njob_queue_size=3"), environ={})
+    assert config.unused == ("grpc_inference_port", "plugins_path")
     assert config.job_queue_size == 3
 
 

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import sqlite3
+import subprocess
 import threading
 import time
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import httpx
 import pytest
 
-from tests.archives import chain, pack
+from tests.archives import chain, pack, pack_handler
 from tests.e2e.test_versions import speaking
 from tests.servers import PATIENCE, Server
 
@@ -337,3 +338,37 @@ def test_killed_at_random_moments_of_a_run_of_changes(tmp_path, words):
 @pytest.mark.timeout(1800)
 def test_killed_at_many_random_moments_of_a_run_of_changes(tmp_path, words):
     kill_and_compare(tmp_path, words, kills=int(os.environ.get("WFSERVE_TEST_KILLS", "20")), seconds=1.0)
+
+
+@KINDS
+def test_a_snapshot_of_torchserve_is_served_and_read_again_at_each_start(tmp_path, words, kind):
+    pack_handler(words, "alone", "def handle(data, context):\n    return data and ['hello' for _ in data]\n")
+    state = {"defaultVersion": True, "marName": "alone.mar", "minWorkers": 1, "maxWorkers": 1}
+    state |= {"batchSize": 1, "maxBatchDelay": 100, "responseTimeout": 120, "runtimeType": "python"}
+    snapshot = json.dumps({"name": "one.cfg", "models": {"alone": {"1.0": state}}}, indent=2)
+    escaped = snapshot.replace("\n", "\\n").replace(":", "\\:")  # as Java writes it
+    for _ in range(2):
+        with Server(tmp_path, words, kind, load_models="all", model_snapshot=escaped) as server:
+            healthy(server)
+            for path in ("/predictions/alone", "/predictions/alone/1.0", "/wfpredict/alone"):
+                assert server.call("POST", path, api="inference").text == "hello"
+            assert server.call("GET", "/models/alone").json()[0]["modelUrl"] == "alone.mar"
+            assert len(server.call("GET", "/history").json()["changes"]) == 1
+            killed(server)
+    with Server(tmp_path, words, kind, model_snapshot=escaped) as server:
+        healthy(server)
+        assert server.call("DELETE", "/workflows/alone").status_code == 200
+        assert server.call("POST", "/predictions/alone", api="inference").status_code == 404
+
+
+def test_a_snapshot_that_is_none_is_refused_in_one_line(tmp_path, words):
+    (tmp_path / "one.cfg").write_text("model_snapshot={\n")
+    server = Server(tmp_path, words)
+    command = [*server.command(), "--snapshot", "one.cfg"]
+    refused = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=PATIENCE
+    )
+    assert refused.returncode == 2
+    last = refused.stderr.splitlines()[-1]
+    assert last.startswith("wfserve: ")
+    assert "one.cfg: model_snapshot is not a snapshot: not JSON" in last

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from wfserve.errors import ConfigError
-from wfserve.state.torchserve import SnapshotModel, TorchServeSnapshot, read_torchserve_snapshot
+from wfserve.state.torchserve import SnapshotModel, read_torchserve_snapshot
 
 STATE = {
     "defaultVersion": True,
@@ -32,24 +32,22 @@ def snapshot(path, models):
 def test_names_versions_and_defaults(tmp_path):
     older = STATE | {"defaultVersion": False, "responseTimeout": None}
     path = snapshot(tmp_path / "one.cfg", {"noop": {"1.11": STATE, "1.0": older}})
-    assert read_torchserve_snapshot(path) == TorchServeSnapshot(
-        "one.cfg",
-        (
-            SnapshotModel("noop", "1.0", False, "noop.mar", 1, 2, 3, 100, None, None),
-            SnapshotModel("noop", "1.11", True, "noop.mar", 1, 2, 3, 100, 120, None),
-        ),
+    assert read_torchserve_snapshot(path) == (
+        SnapshotModel("noop", "1.0", False, "noop.mar", 1, 2, 3, 100, None, None),
+        SnapshotModel("noop", "1.11", True, "noop.mar", 1, 2, 3, 100, 120, None),
     )
 
 
 def test_a_configuration_without_models(tmp_path):
     path = tmp_path / "config.properties"
     path.write_text("inference_address=http://127.0.0.1:8080\n")
-    assert read_torchserve_snapshot(path) is None
+    with pytest.raises(ConfigError, match="is no snapshot of TorchServe: it has no model_snapshot"):
+        read_torchserve_snapshot(path)
 
 
 def test_of_a_server_of_workflows_alone(tmp_path):
     """Their nodes are left out when a snapshot is written."""
-    assert read_torchserve_snapshot(snapshot(tmp_path / "one.cfg", {})).models == ()
+    assert read_torchserve_snapshot(snapshot(tmp_path / "one.cfg", {})) == ()
 
 
 @pytest.mark.parametrize(

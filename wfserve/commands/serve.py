@@ -51,6 +51,7 @@ _accepted = partial(click.option, hidden=True)  # of torchserve, for its scripts
     help="Archives to register at start; NAME=A.war renames one.",
 )
 @click.option("--state-dir", type=FILE, help="Where the server keeps what is registered; default ./.wfserve.")
+@click.option("--snapshot", type=FILE, help="A snapshot of TorchServe, whose models are to be served.")
 @click.option("--start-empty", flag_value="true", help="Forget every workflow that was registered before.")
 @click.option(
     "--disable-token-auth",

@@ -54,11 +54,13 @@ TORCHSERVES: Mapping[str, Key] = {
     "metrics_mode": Key(readers.metrics_mode),
     "metrics_config": Key(readers.path),
     "disable_system_metrics": Key(readers.flag),
+    "model_snapshot": Key(readers.word),
 }
 OURS: Mapping[str, Key] = {
     "load_workflows": Key(readers.names),
     "state_dir": Key(readers.path),
     "start_empty": Key(readers.flag),
+    "snapshot": Key(readers.path),
     "max_archive_size": Key(readers.positive),
     "arena_size": Key(readers.count),
     "pinned_size": Key(readers.count),
@@ -77,7 +79,6 @@ _JAVA = "there is no Java here"
 _GRPC = "there is no gRPC here"
 _IPEX = "workers are started without Intel's launcher and extension"
 _SEQUENCE = "there are no sequences of requests here"
-_SNAPSHOT = "the models of a snapshot ran alone; what workflows were registered is in the state directory"
 _MODELS_ALONE = "models outside workflows are not served here; load_workflows names workflows"
 _WORKERS = "a workflow's min-workers and max-workers say how many workers its models have"
 _PORTS = "workers have no ports here"
@@ -86,7 +87,6 @@ _ITSELF = "TorchServe wrote this into its snapshot for itself"
 MEANINGLESS: Mapping[str, str] = {
     "load_models": _MODELS_ALONE,
     "models": _MODELS_ALONE,
-    "model_snapshot": _SNAPSHOT,
     "enable_model_api": "models come and go with their workflows; POST and DELETE /models answer 405",
     "default_workers_per_model": _WORKERS,
     "debug": "the log is enough",

@@ -23,6 +23,8 @@ class Config:
     load_workflows: tuple[str, ...] = ()
     allowed_urls: tuple[str, ...] = ()
     state_dir: Path = Path(".wfserve")  # absolute, as all paths, once `load` has completed it
+    snapshot: Path | None = None  # of TorchServe, whose models become workflows of one node
+    model_snapshot: str = field(default="", repr=False)  # the same, as such a file has it
     start_empty: bool = False  # remove every workflow that the state directory has
     job_queue_size: int = 100  # requests that may wait for one node
     max_request_size: int = 6_553_500

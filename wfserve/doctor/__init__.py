@@ -32,6 +32,6 @@ def _snapshots(environ: Mapping[str, str]) -> Iterator[Finding]:
     directory = Path(environ.get("LOG_LOCATION", "logs"), "config")
     if any(directory.glob("*.cfg")):
         what = (
-            "snapshots of TorchServe are not read: name in load_workflows what is to be registered at start"
+            "the models of a snapshot of TorchServe are served if one of these files is named by --snapshot"
         )
         yield Finding("note", "snapshot", str(directory), what)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from wfserve.config import Address, Config
 
 _STORES = ("workflow_store", "model_store")
-_FILES = ("keystore", "private_key_file", "certificate_file", "metrics_config")
+_FILES = ("keystore", "private_key_file", "certificate_file", "metrics_config", "snapshot")
 _MISSED = ("load_models", "models", "enable_model_api")
 
 

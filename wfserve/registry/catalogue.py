@@ -23,6 +23,7 @@ from wfserve.measure.counts import ResponseCounts
 from wfserve.registry.claims import DEFAULT, WHOLE, Claims, of_nodes
 from wfserve.registry.identity import Identity, identify
 from wfserve.registry.loading import Loads, Named, failure_logged
+from wfserve.registry.lone import missing, register_models
 from wfserve.registry.samples import Samples
 from wfserve.registry.serving import Served, Serving
 from wfserve.registry.shadow import Shadows
@@ -42,9 +43,11 @@ if TYPE_CHECKING:
     from wfserve.registry.prepare import NodePlan
     from wfserve.registry.sources import Archives
     from wfserve.registry.workflow import Workflow
+    from wfserve.state.contents import Transfer
     from wfserve.state.durable import State
     from wfserve.state.records import Traffic, Version
     from wfserve.state.records import Workflow as Record
+    from wfserve.state.torchserve import SnapshotModel
     from wfserve.transport.base import Arena, Transport
 
 log = logging.getLogger(__name__)
@@ -109,6 +112,7 @@ class Registry(Serving):
         startup_timeout: float | None = None,
         response_timeout: float | None = None,
         sha256: str = "",
+        archives: Callable[[Transfer], Arriving] | None = None,
         author: Author = ITSELF,
     ) -> Workflow:
         """Fetch, unpack, load and start a version of a workflow; it is served when this returns.
@@ -118,7 +122,8 @@ class Registry(Serving):
         `again` it takes the place of the same version from the same URL, with its settings; once, so does one
         without a version, for clients that register after each start. Each of its workers may take
         `startup_timeout` seconds to load, and a call of one node alone `response_timeout`, where the model
-        does not say; by default what is configured. The archive must have the digest `sha256`, if any.
+        does not say; by default what is configured. The archive must have the digest `sha256`, if any;
+        `archives` says where to find it in place of `url`.
 
         Raises `ConflictError` if there is that version, `WorkflowError` if it fails its warm-up, and whatever
         is wrong with the archive.
@@ -130,16 +135,18 @@ class Registry(Serving):
         began = trio.current_time()
         timeouts = startup_timeout or None, response_timeout or None
         with self.state.contents.transfer() as transfer, ExitStack() as claims:
-            archives = Arriving(url, sha256, self.config, self.state.contents, transfer)
+            arriving = Arriving(url, sha256, self.config, self.state.contents, transfer)
+            if archives is not None:
+                arriving = archives(transfer)
 
             def identified(archive: WorkflowArchive) -> Identity:
                 identity = identify(archive, name, version)
                 return claims.enter_context(self._claim_new(identity, url, again=again))
 
-            workflow = await self._start(url, archives, timeouts, identified)
+            workflow = await self._start(url, arriving, timeouts, identified)
             async with ended_unless_kept(workflow):
                 await self.samples.warm_up(workflow, is_new=True)
-                made = archives.version(workflow.blueprint, *timeouts)
+                made = arriving.version(workflow.blueprint, *timeouts)
                 await self._introduce(workflow, made, author, default=default, replace=replace)
         log.info("registered %s in %.2f s", _shown(workflow), trio.current_time() - began)
         return workflow
@@ -343,11 +350,11 @@ class Registry(Serving):
             del self._started[key]
             self._show(workflow.name)
 
-    def load(self, urls: Iterable[str] = ()) -> None:
-        """Start, in the background, every version that the state has, and what `urls` name.
+    def load(self, urls: Iterable[str] = (), models: Iterable[SnapshotModel] = ()) -> None:
+        """Start, in the background, every version that the state has, and what `urls` and `models` name.
 
         A URL may be `name=archive`, which gives it another name. An archive in the store is served as it is
-        there now, or as it was kept if that cannot be; one with another URL is registered once.
+        there now, or as it was kept if that cannot be; one with another URL, or a model, is registered once.
         """
         named = [Named.read(url) for url in urls]
         records = self.state.workflows.values()
@@ -359,6 +366,8 @@ class Registry(Serving):
                 self.loads.start_soon(self._restore, *one)
         if fresh:
             self.loads.start_soon(self._load_named, fresh, again)
+        for versions in missing(models, {(name, version.version) for name, version in kept}):
+            self.loads.start_soon(register_models, self, versions)
 
     async def _load_named(self, named: Sequence[Named], kept: Sequence[tuple[str, Version]]) -> None:
         """Register what is named; those of `kept` that are not among it are restored."""

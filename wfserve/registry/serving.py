@@ -55,6 +55,11 @@ class Served:
         """Where the archive of the default version came from, as it was given."""
         return self.record.version(self.record.default).url
 
+    @property
+    def is_a_model(self) -> bool:
+        """Whether its versions have one node of its name, which then answers to that name alone as well."""
+        return bool(self.running) and all([*w.blueprint.nodes] == [self.name] for w in self.running.values())
+
     def version(self, version: str | None = None) -> Workflow:
         """Return a version that runs, by default the default.
 
@@ -105,7 +110,8 @@ class Serving:
             self._served.pop(name, None)
         else:
             self._served[name] = served
-        self._nodes = {
+        alone = {each: (each, each) for each, one in self._served.items() if one.is_a_model}
+        self._nodes = alone | {
             plan.worker.name: (each.name, plan.node)
             for each in reversed(self._served.values())  # of equal names, `a` with `b__c` and `a__b` with `c`
             for workflow in each.running.values()

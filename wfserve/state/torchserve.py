@@ -14,6 +14,7 @@ from wfserve.errors import ConfigError
 from wfserve.state.documents import DocumentError, decode
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 KEY = "model_snapshot"
@@ -35,35 +36,26 @@ class SnapshotModel:
     startup_timeout: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class TorchServeSnapshot:
-    """The models of one snapshot, by name and version."""
-
-    name: str
-    models: tuple[SnapshotModel, ...]
-
-
-def read_torchserve_snapshot(path: Path) -> TorchServeSnapshot | None:
-    """Return what the snapshot at `path` says of models, None if it is a configuration without any.
-
-    Raises `ConfigError`.
-    """
+def read_torchserve_snapshot(path: Path) -> tuple[SnapshotModel, ...]:
+    """Return the models of the snapshot at `path`. Raises `ConfigError`, also if it is a file without any."""
     text = read_properties(path).get(KEY)
     if text is None:
-        return None
+        raise ConfigError(f"{path} is no snapshot of TorchServe: it has no {KEY}")
+    return models_in(text, str(path))
+
+
+def models_in(text: str, where: str) -> tuple[SnapshotModel, ...]:
+    """Return the models that a `model_snapshot` lists, by name and version. Raises `ConfigError`."""
     try:
-        return _snapshot(_object(decode(text), KEY))
+        return tuple(_models(_object(decode(text), KEY)))
     except DocumentError as error:
-        raise ConfigError(f"{path}: {KEY} is not a snapshot: {error.message}") from None
+        raise ConfigError(f"{where}: {KEY} is not a snapshot: {error.message}") from None
 
 
-def _snapshot(document: dict[str, Any]) -> TorchServeSnapshot:
-    models = [
-        _model(name, version, _object(state, f"version {version} of {name}"))
-        for name, versions in sorted(_object(document.get("models"), "models").items())
-        for version, state in sorted(_object(versions, name).items())
-    ]
-    return TorchServeSnapshot(str(document.get("name", "")), tuple(models))
+def _models(document: dict[str, Any]) -> Iterator[SnapshotModel]:
+    for name, versions in sorted(_object(document.get("models"), "models").items()):
+        for version, state in sorted(_object(versions, name).items()):
+            yield _model(name, version, _object(state, f"version {version} of {name}"))
 
 
 def _model(name: str, version: str, state: dict[str, Any]) -> SnapshotModel:
