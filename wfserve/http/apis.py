@@ -139,6 +139,7 @@ def application(registry: Registry, apis: Collection[Api], tokens: Tokens) -> Qu
     """
     app = QuartTrio("wfserve", static_folder=None)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+    app.url_map.merge_slashes = False  # a redirect is no answer to a change
     app.config["MAX_CONTENT_LENGTH"] = registry.config.max_request_size
     for api in sorted(apis):
         app.register_blueprint(_BLUEPRINTS[api](registry))

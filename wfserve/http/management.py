@@ -19,7 +19,18 @@ from quart import Blueprint, Response, request
 from wfserve.archive.spec import SHA256
 from wfserve.errors import BadRequestError
 from wfserve.http.author import changing
-from wfserve.http.parameters import boolean, given_parameters, json_response, page, seconds, text
+from wfserve.http.parameters import (
+    boolean,
+    decided,
+    given_parameters,
+    json_response,
+    page,
+    refuse_misspelt,
+    refuse_parameters,
+    seconds,
+    shown,
+    text,
+)
 from wfserve.http.settings import recording_of, settings_of_nodes, traffic_of
 from wfserve.state.records import SAMPLED
 
@@ -31,6 +42,10 @@ if TYPE_CHECKING:
     from wfserve.state.records import Workflow as Record
     from wfserve.state.store import Change
 
+_REGISTRATION = (
+    *("url", "workflow_name", "version", "default", "replace", "sha256", "s3_sse_kms"),
+    *("startup_timeout", "response_timeout"),
+)
 MOST_CHANGES = 1000  # of the log, in one answer
 
 
@@ -45,6 +60,10 @@ def blueprint(registry: Registry) -> Blueprint:
             url = text(given, "url")
             if url is None:
                 raise BadRequestError("Parameter url is required.")
+            refuse_misspelt(given, _REGISTRATION)
+            default, replace = decided(given, "default"), decided(given, "replace")
+            if replace and default is False:
+                raise BadRequestError("What replaces the default version is the default: leave default away.")
             if boolean(given, "s3_sse_kms"):
                 raise BadRequestError(
                     "Parameter s3_sse_kms is not supported: archives are not fetched from S3."
@@ -53,8 +72,8 @@ def blueprint(registry: Registry) -> Blueprint:
                 url,
                 text(given, "workflow_name") or None,
                 given.get("version"),
-                default=boolean(given, "default"),
-                replace=boolean(given, "replace"),
+                default=bool(default),
+                replace=bool(replace),
                 startup_timeout=seconds(given, "startup_timeout"),
                 response_timeout=seconds(given, "response_timeout"),
                 sha256=_digest(given),
@@ -92,6 +111,7 @@ def blueprint(registry: Registry) -> Blueprint:
     @routes.delete("/workflows/<name>/<version>")
     async def unregister(name: str, version: str | None = None) -> Response:
         async with changing(registry, "unregister", name, {"version": version}) as author:
+            await refuse_parameters()
             await registry.unregister(name, version, author=author)
         of_version = f' version "{version}"' if version else ""
         return json_response({"status": f'Workflow "{name}"{of_version} unregistered'})
@@ -99,6 +119,7 @@ def blueprint(registry: Registry) -> Blueprint:
     @routes.put("/workflows/<name>/<version>/set-default")
     async def set_default(name: str, version: str) -> Response:
         async with changing(registry, "set-default", name, {"version": version}) as author:
+            await refuse_parameters()
             await registry.set_default(name, version, author=author)
         said = f'Default version successfully updated for workflow "{name}" to "{version}"'
         return json_response({"status": said})
@@ -106,6 +127,7 @@ def blueprint(registry: Registry) -> Blueprint:
     @routes.put("/workflows/<name>/rollback")
     async def roll_back(name: str) -> Response:
         async with changing(registry, "rollback", name, {}) as author:
+            await refuse_parameters()
             version = await registry.roll_back(name, author=author)
         return json_response({"status": f'Workflow "{name}" rolled back to version "{version}"'})
 
@@ -136,6 +158,7 @@ def blueprint(registry: Registry) -> Blueprint:
     @routes.delete("/workflows/<name>/sample")
     async def remove_sample(name: str) -> Response:
         async with changing(registry, "remove sample", name, {}) as author:
+            await refuse_parameters()
             await registry.samples.remove(name, author=author)
         return json_response({"status": f'Sample of workflow "{name}" removed'})
 
@@ -158,7 +181,7 @@ def _digest(given: Mapping[str, Any]) -> str:
     value = given.get("sha256")
     text = "" if value is None else str(value)
     if text and not SHA256.fullmatch(text):
-        raise BadRequestError(f"Parameter sha256 is not 64 hexadecimal digits: {text}")
+        raise BadRequestError(f"Parameter sha256 is not 64 hexadecimal digits: {shown(text)}")
     return text
 
 

@@ -17,7 +17,7 @@ from wfserve.dag.walk import Request
 from wfserve.errors import BadRequestError, NoWorkerError, ServiceUnavailableError
 from wfserve.http.author import changing
 from wfserve.http.description import document
-from wfserve.http.parameters import is_true, json_response, number, page
+from wfserve.http.parameters import is_true, json_response, number, page, refuse_misspelt
 from wfserve.registry.serving import paged
 from wfserve.transport.frame import Kind
 from wfserve.transport.publish import publish
@@ -49,6 +49,9 @@ _ECHOED: Mapping[str, int | str | bool] = {
     "maxNumSequence": 0,
     "maxSequenceJobQueueSize": 0,
 }
+
+
+_SCALING = ("min_worker", "max_worker", "synchronous", "model_version", "timeout", "number_gpu")
 
 
 def blueprint(registry: Registry) -> Blueprint:
@@ -88,6 +91,7 @@ def blueprint(registry: Registry) -> Blueprint:
     @routes.put("/models/<name>")
     @routes.put("/models/<name>/<version>")
     async def scale(name: str, version: str | None = None) -> Response:
+        refuse_misspelt(request.args, _SCALING)
         version = version or request.args.get("model_version") or None
         minimum, maximum = _bounds()
         asked = {"min_worker": minimum, "max_worker": maximum, "version": version}

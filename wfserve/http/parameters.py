@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from quart import Response, request
 
+from wfserve.config.readers import closest
 from wfserve.errors import BadRequestError
 from wfserve.http.respond import pretty
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
 ANY_METHOD = ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"]
+_OF_ANY_CHANGE = {"synchronous", "timeout"}
+_SHOWN = 80  # characters
 _INTEGER = re.compile(r"[+-]?[0-9]{1,10}")
 
 
@@ -26,7 +29,7 @@ def number(name: str, default: int) -> int:
     try:
         return int(text)
     except ValueError:
-        raise BadRequestError(f"Parameter {name} is not a whole number: {text}") from None
+        raise BadRequestError(f"Parameter {name} is not a whole number: {shown(text)}") from None
 
 
 def page() -> tuple[int, int]:
@@ -45,9 +48,14 @@ def is_true(text: object) -> bool:
 
 
 async def given_parameters() -> dict[str, Any]:
-    """Return the parameters of a change: of a JSON body if there is one, else of the query."""
+    """Return the parameters of a change: of a JSON body if there is one, else of the query.
+
+    Raises `BadRequestError` if both have some, of which those of the query would be lost.
+    """
     if request.mimetype != "application/json":
         return dict(request.args)
+    if request.args:
+        raise BadRequestError("Give the parameters in the query or in the JSON body, not in both.")
     try:
         body = orjson.loads(await request.get_data())
     except orjson.JSONDecodeError:
@@ -70,11 +78,21 @@ def boolean(given: Mapping[str, Any], name: str) -> bool:
     return is_true(given.get(name))
 
 
+def decided(given: Mapping[str, Any], name: str) -> bool | None:
+    """Return a parameter that is true or false, None if it is not given."""
+    value = given.get(name)
+    if value is None or isinstance(value, bool):
+        return value
+    if str(value).lower() not in ("true", "false"):
+        raise BadRequestError(f"Parameter {name} is neither true nor false: {shown(value)}")
+    return is_true(value)
+
+
 def seconds(given: Mapping[str, Any], name: str) -> float | None:
     """Return a parameter of whole seconds, None if it is not given or 0."""
     text = str(given.get(name, 0))
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise BadRequestError(f"Parameter {name} is not a number of seconds: {text}")
+        raise BadRequestError(f"Parameter {name} is not a number of seconds: {shown(text)}")
     return float(text) or None
 
 
@@ -82,7 +100,35 @@ def refuse_unknown(given: Mapping[str, Any], known: Collection[str]) -> None:
     """Raise `BadRequestError` if there is a parameter that is not `known`: a typo must not look done."""
     unknown = sorted(given.keys() - set(known))
     if unknown:
-        raise BadRequestError(f"There is no parameter {unknown[0]!r}, only {', '.join(known)}.")
+        raise BadRequestError(f"There is no parameter {shown(unknown[0])!r}, only {', '.join(known)}.")
+
+
+def refuse_misspelt(given: Mapping[str, Any], known: Collection[str]) -> None:
+    """Raise `BadRequestError` for a parameter that was probably meant to be one of those that are `known`.
+
+    Others are let pass, as TorchServe does.
+    """
+    for name in given.keys() - set(known):
+        meant = closest(name[:_SHOWN].lower(), tuple(known))
+        if meant is not None:
+            raise BadRequestError(f"There is no parameter {shown(name)!r}: did you mean {meant}?")
+
+
+async def refuse_parameters() -> None:
+    """Raise `BadRequestError` if a call has parameters that TorchServe's of its kind do not have.
+
+    What they were meant to restrict would happen to all.
+    """
+    given = await given_parameters() if await request.get_data() else request.args
+    unknown = sorted(given.keys() - _OF_ANY_CHANGE)
+    if unknown:
+        raise BadRequestError(f"This call has no parameter {shown(unknown[0])!r}.")
+
+
+def shown(value: object) -> str:
+    """Return what an error says of a value."""
+    text = str(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def json_response(value: object, status: int = 200) -> Response:

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from wfserve.errors import BadRequestError
-from wfserve.http.parameters import refuse_unknown, text
+from wfserve.http.parameters import decided, refuse_unknown, shown, text
 from wfserve.state.naming import check_version
 from wfserve.state.records import LiveSettings, Traffic
 
@@ -70,7 +70,7 @@ def _integer(name: str, value: object) -> int:
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 11:
         return int(value)
     if type(value) is not int:  # true is no number
-        raise BadRequestError(f"Parameter {name} is not a whole number: {value}")
+        raise BadRequestError(f"Parameter {name} is not a whole number: {shown(value)}")
     return value
 
 
@@ -92,7 +92,9 @@ def traffic_of(given: Mapping[str, Any]) -> Traffic | None:
 
 
 def _weights(given: Mapping[str, Any]) -> dict[str, Any]:
-    value = given.get("weights") or {}
+    value = given.get("weights")
+    if value is None or value == "":
+        return {}
     if isinstance(value, dict):
         return value
     parts = [part.partition(":") for part in str(value).split(",")]
@@ -107,7 +109,7 @@ def _weight(version: str, value: object) -> float:
     except (ValueError, OverflowError):
         weight = math.nan
     if math.isnan(weight):
-        raise BadRequestError(f"The weight of version {version} is not a number: {value}")
+        raise BadRequestError(f"The weight of version {shown(version)} is not a number: {shown(value)}")
     return weight
 
 
@@ -117,9 +119,6 @@ def recording_of(given: Mapping[str, Any], body: bytes) -> bool:
     Raises `BadRequestError` if both are given or neither.
     """
     refuse_unknown(given, ("record",))
-    record = str(given.get("record", "false")).lower()
-    if record not in ("true", "false"):
-        raise BadRequestError(f"Parameter record is neither true nor false: {record}")
-    if (record == "true") == bool(body):
+    if bool(decided(given, "record")) == bool(body):
         raise BadRequestError("Give the body of a request as the sample, or record=true without one.")
     return not body

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 APPLICATION = 0x77667376  # "wfsv": says in the file's head whose database it is
 MOST_CHANGES = 100_000  # in the log; the oldest go first
 LONGEST_ARGUMENTS = 16 << 10  # bytes of JSON that the log keeps of one change
+LONGEST_TEXT = 1024  # characters of what it says beside that
 DONE = "done"
 
 _SCHEMA = (
@@ -226,8 +227,8 @@ def _workflow(path: Path, document: str | bytes, crc: int) -> Workflow:
 
 
 def _plain(text: str) -> str:
-    """Return `text` as UTF-8 can have it; arguments of commands may hold what it cannot."""
-    return text.encode(errors="backslashreplace").decode()
+    """Return `text`, up to a bound, as UTF-8 can have it; arguments of commands may hold what it cannot."""
+    return text[:LONGEST_TEXT].encode(errors="backslashreplace").decode()
 
 
 def _bounded(arguments: Mapping[str, Any]) -> str:
