@@ -109,7 +109,12 @@ def blueprint(registry: Registry) -> Blueprint:
     async def metrics() -> Response:
         nodes = await readings(registry)
         theirs = [] if torchserve is None else await torchserve.families(nodes)
-        ours = chain(_of_workflows(registry.names), _of_nodes(nodes), _of_arena("arena", registry.arena))
+        ours = chain(
+            [_health(registry)],
+            _of_workflows(registry.names),
+            _of_nodes(nodes),
+            _of_arena("arena", registry.arena),
+        )
         if registry.pinned is not None:
             ours = chain(ours, _of_arena("pinned", registry.pinned))
         text = await _written(chain(ours, theirs), frozenset(request.args.getlist("name[]")))
@@ -127,6 +132,10 @@ async def _written(families: Iterable[Family], names: Collection[str]) -> bytes:
                 if len(written) % LINES == 0:
                     await trio.lowlevel.checkpoint()
     return "".join(written).encode()
+
+
+def _health(registry: Registry) -> Family:
+    return Family("wfserve_healthy", "gauge", "What /ping says: 1 or 0", [(NO_LABELS, registry.healthy())])
 
 
 def _of_workflows(names: list[Served]) -> Iterator[Family]:
