@@ -24,6 +24,8 @@ COMMANDS = [
         ["describe"],
         ["unregister"],
         ["predict"],
+        ["sample"],
+        ["ping"],
     ),
     *(["archive"], ["archive", "model"], ["archive", "workflow"]),
 ]
@@ -88,6 +90,9 @@ def test_the_version():
         (["serve", "--try", "w"], "is not WORKFLOW=FILE"),
         (["serve", "--try", "w=missing.png"], "is not WORKFLOW=FILE"),
         (["predict", "w"], "give either FILE or --data"),
+        (["sample", "w", "f", "--data", "x"], "give one of FILE, --data, --record and --remove"),
+        (["sample", "w", "--record", "--remove"], "give one of FILE, --data, --record and --remove"),
+        (["sample", "w", "missing"], "cannot read missing: No such file or directory"),
         (["predict", "w", "f", "--data", "x"], "give either FILE or --data"),
         (["predict", "w", "--data", "x", "--timeout", "soon"], "Invalid value for '--timeout'"),
         (["predict", "w", "--data", "x", "--timeout", "nan"], "--timeout: expected a number of seconds"),
