@@ -296,7 +296,7 @@ def test_a_result_over_the_limit(server):
         ("inference", "/workflows"),
         ("management", "/wfpredict/upper"),
         ("management", "/metrics"),
-        ("metrics", "/ping"),
+        ("metrics", "/models"),
         ("inference", "/wfpredict"),
         ("inference", "/wfpredict/"),
     ],

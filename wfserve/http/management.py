@@ -42,10 +42,8 @@ if TYPE_CHECKING:
     from wfserve.state.records import Workflow as Record
     from wfserve.state.store import Change
 
-_REGISTRATION = (
-    *("url", "workflow_name", "version", "default", "replace", "sha256", "s3_sse_kms"),
-    *("startup_timeout", "response_timeout"),
-)
+_TORCHSERVES = ("url", "workflow_name", "s3_sse_kms", "startup_timeout", "response_timeout")
+_REGISTRATION = (*_TORCHSERVES, "version", "default", "replace", "sha256")
 MOST_CHANGES = 1000  # of the log, in one answer
 
 
@@ -55,7 +53,7 @@ def blueprint(registry: Registry) -> Blueprint:
 
     @routes.post("/workflows")
     async def register() -> Response:
-        given = await given_parameters()
+        given = await given_parameters(lost=_TORCHSERVES)
         async with changing(registry, "register", text(given, "workflow_name"), given) as author:
             url = text(given, "url")
             if url is None:

@@ -47,14 +47,15 @@ def is_true(text: object) -> bool:
     return str(text).lower() == "true"
 
 
-async def given_parameters() -> dict[str, Any]:
+async def given_parameters(lost: Collection[str] = ()) -> dict[str, Any]:
     """Return the parameters of a change: of a JSON body if there is one, else of the query.
 
-    Raises `BadRequestError` if both have some, of which those of the query would be lost.
+    Raises `BadRequestError` if both have some. Those of the query that are `lost` then are let pass, as
+    TorchServe does.
     """
     if request.mimetype != "application/json":
         return dict(request.args)
-    if request.args:
+    if request.args.keys() - set(lost):
         raise BadRequestError("Give the parameters in the query or in the JSON body, not in both.")
     try:
         body = orjson.loads(await request.get_data())
