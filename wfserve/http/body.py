@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from wfserve.errors import BadRequestError, TooLargeError
-from wfserve.http.exchange import BODY_INTO, known
+from wfserve.http.exchange import BODY_INTO
 from wfserve.transport.frame import Kind, pack_header
 from wfserve.transport.publish import publish
 
@@ -26,20 +26,31 @@ class Gone(Exception):  # noqa: N818 - no error of ours
     """The client disconnected while it sent its request."""
 
 
+def arrived_body(scope: Scope, declared: int | None, lender: Lender, limit: int) -> Payload | None:
+    """Return a body of `declared` bytes if it has arrived with its head, which our own server can tell.
+
+    Raises as `read_body`.
+    """
+    direct = scope.get("extensions", {}).get(BODY_INTO)
+    if direct is None or not declared:
+        return None
+    if declared > limit:
+        raise _too_large(limit)
+    whole = direct["arrived"]()
+    return None if whole is None else publish(lender, whole)
+
+
 async def read_body(scope: Scope, receive: Receive, lender: Lender, limit: int) -> Payload:
     """Return the body of a request, at most `limit` bytes; whoever receives it owns it.
 
     Raises `TooLargeError`, `BadRequestError` if it is longer than declared, `ServiceUnavailableError` if
     there is no memory for it, and `Gone`.
     """
-    declared = known(scope, _declared_length)
+    declared = declared_length(scope)
     if declared is not None and declared > limit:
         raise _too_large(limit)
     if (direct := scope.get("extensions", {}).get(BODY_INTO)) is not None and declared:
-        whole = direct["arrived"]()
-        if whole is None:
-            return await _read_direct(direct["receive_into"], lender, declared)
-        return publish(lender, whole)
+        return await _read_direct(direct["receive_into"], lender, declared)
     first, more = await _next_part(receive)
     if not more:
         if len(first) > limit:
@@ -95,7 +106,8 @@ async def _next_part(receive: Receive) -> tuple[bytes, bool]:
     return message.get("body", b""), message.get("more_body", False)
 
 
-def _declared_length(scope: Scope) -> int | None:
+def declared_length(scope: Scope) -> int | None:
+    """Return what a request says of its body's length in bytes."""
     for name, value in scope["headers"]:
         if name == b"content-length":
             return int(value)  # the server has checked it

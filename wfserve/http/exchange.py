@@ -35,14 +35,14 @@ GONE = "wfserve.gone"  # an ASGI extension: `["call"](callback)` has it called i
 KNOWN = "wfserve.known"  # an ASGI extension: a dictionary that requests with equal heads share
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-_ASGI = {"version": "3.0", "spec_version": "2.4"}
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 def known(scope: MutableMapping[str, Any], work: Callable[[MutableMapping[str, Any]], T]) -> T:
     """Return `work(scope)`, which follows from the head alone: it is kept for requests that repeat it."""
-    kept = scope.get("extensions", {}).get(KNOWN)
-    if kept is None:
+    try:
+        kept = scope["extensions"][KNOWN]
+    except KeyError:
         return work(scope)
     if work not in kept:
         kept[work] = work(scope)
@@ -105,21 +105,10 @@ class Exchange:
         extensions: dict[str, Any] = {GONE: {"call": connection.call_when_gone}, KNOWN: head.known}
         if self._left:
             extensions[BODY_INTO] = {"receive_into": self.receive_into, "arrived": self.arrived}
-        return {
-            "type": "http",
-            "asgi": _ASGI,
-            "http_version": head.http_version,
-            "method": head.method,
-            "scheme": "http",
-            "path": head.path,
-            "raw_path": head.raw_path,
-            "query_string": head.query,
-            "root_path": "",
-            "headers": head.headers,
-            "client": connection.client,
-            "server": connection.server,
-            "extensions": extensions,
-        }
+        scope = head.scope.copy()
+        scope["client"], scope["server"] = connection.client, connection.server
+        scope["extensions"] = extensions
+        return scope
 
     async def _fail(self, error: Exception) -> None:
         """Answer with `error`, or where an answer has begun, leave it cut off, which the client can see."""

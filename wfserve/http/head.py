@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 END = b"\r\n\r\n"
 SHORT = 1024  # bytes of a head that is remembered
 REMEMBERED = 512  # heads
+_ASGI = {"version": "3.0", "spec_version": "2.4"}
 _SINGLE = (b"host", b"content-length", b"transfer-encoding", b"expect")
 _VERSIONS = {b"HTTP/1.1": "1.1", b"HTTP/1.0": "1.0"}
 _LENGTH = re.compile(rb"[0-9]{1,18}")
@@ -41,10 +42,8 @@ class Head(NamedTuple):
 
     method: str
     http_version: str  # "1.0" or "1.1"
-    path: str  # percent-decoded
-    raw_path: bytes
-    query: bytes
     headers: list[tuple[bytes, bytes]]  # names in lower case; not to be changed, nor is anything here
+    scope: dict[str, Any]  # ASGI's; what the head does not say is None
     length: int | None  # of the body; None if it is chunked
     keep_alive: bool
     expects_continue: bool
@@ -94,11 +93,28 @@ def _parse(raw: bytes, max_headers: int) -> Head:
     length, keep_alive, expects_continue = _framing(headers, version)
     if not target.startswith(b"/") or b"#" in target:
         target = _unusual(target, method, headers)
+    scope = _scope(method, version, target, headers)
+    return Head(method, version, headers, scope, length, keep_alive, expects_continue, {})
+
+
+def _scope(method: str, version: str, target: bytes, headers: list[tuple[bytes, bytes]]) -> dict[str, Any]:
     raw_path, _, query = target.partition(b"?")
     path = raw_path.decode("latin-1")
-    if "%" in path:
-        path = unquote(path)
-    return Head(method, version, path, raw_path, query, headers, length, keep_alive, expects_continue, {})
+    return {
+        "type": "http",
+        "asgi": _ASGI,
+        "http_version": version,
+        "method": method,
+        "scheme": "http",
+        "path": unquote(path) if "%" in path else path,
+        "raw_path": raw_path,
+        "query_string": query,
+        "root_path": "",
+        "headers": headers,
+        "client": None,
+        "server": None,
+        "extensions": None,
+    }
 
 
 _remembered = lru_cache(REMEMBERED)(_parse)  # a head that is refused is parsed anew each time

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import re
 from contextlib import nullcontext, suppress
 from functools import partial
@@ -20,7 +19,7 @@ import trio
 
 from wfserve.dag.walk import Request
 from wfserve.errors import DeadlineError, InternalError, NotFoundError, WfserveError
-from wfserve.http.body import Gone, read_body
+from wfserve.http.body import Gone, arrived_body, declared_length, read_body
 from wfserve.http.exchange import GONE, known
 from wfserve.http.respond import as_wfserve_error, own_request_id, send_error, send_whole
 from wfserve.http.urgency import NO_HURRY, asked_for, in_hurry
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from wfserve.registry.catalogue import Registry
     from wfserve.registry.serving import Served
     from wfserve.registry.workflow import Watch, Workflow
-    from wfserve.transport.base import Lender
+    from wfserve.transport.base import Lender, Payload
 
     Response = tuple[int, Headers, bytes]
 
@@ -89,7 +88,9 @@ async def respond(
 async def _answer(registry: Registry, scope: Scope, receive: Receive) -> Response | None:
     asked = known(scope, _asked_for)
     served, workflow = _answering(registry, scope, asked)
-    request = await _arriving(registry, scope, receive, workflow)
+    request = arrived_request(registry, scope, lender=workflow.bodies)
+    if request is None:
+        request = await _arriving(registry, scope, receive, workflow)
     if workflow.closing:  # another may have taken its place while the body came
         with suppress(WfserveError):  # else it says itself why it does not answer
             served, workflow = _answering(registry, scope, asked)
@@ -150,11 +151,23 @@ def path_segments(scope: Scope) -> list[str]:
     return [unquote(each) if "%" in each else each for each in segments]
 
 
+def arrived_request(
+    registry: Registry, scope: Scope, added: Sequence[tuple[str, str]] = (), *, lender: Lender | None = None
+) -> Request | None:
+    """Return what `receive_request` would, if all of it is here already. Raises as that does."""
+    said = known(scope, _said)
+    terms = asked_for(scope["headers"]) if said.in_hurry else NO_HURRY
+    lender = lender or registry.arena
+    body = arrived_body(scope, said.length, lender, registry.config.max_request_size)
+    return None if body is None else _request(registry, said, body, added, terms)
+
+
 async def receive_request(
     registry: Registry,
     scope: Scope,
     receive: Receive,
     added: Sequence[tuple[str, str]] = (),
+    *,
     lender: Lender | None = None,
 ) -> Request:
     """Return the request, with headers of ours behind the client's: of equal names the last counts.
@@ -164,39 +177,37 @@ async def receive_request(
     Raises as `read_body` and `asked_for` do, and `DeadlineError` when the client's own passes meanwhile.
     Whoever receives it owns its payloads.
     """
-    terms = asked_for(scope["headers"]) if known(scope, _in_hurry) else NO_HURRY
-    if terms[0] < math.inf:
-        with trio.CancelScope(deadline=terms[0]):
-            return await _received(registry, scope, receive, added, lender, terms)
-        raise DeadlineError
-    return await _received(registry, scope, receive, added, lender, terms)
+    said = known(scope, _said)
+    terms = asked_for(scope["headers"]) if said.in_hurry else NO_HURRY
+    with trio.CancelScope(deadline=terms[0]):
+        lender = lender or registry.arena
+        body = await read_body(scope, receive, lender, registry.config.max_request_size)
+        return _request(registry, said, body, added, terms)
+    raise DeadlineError
 
 
-async def _received(
-    registry: Registry,
-    scope: Scope,
-    receive: Receive,
-    added: Sequence[tuple[str, str]],
-    lender: Lender | None,
-    terms: tuple[float, int],
+class _Said(NamedTuple):
+    """What heads of requests say of them, worked out once a head."""
+
+    length: int | None  # of the body, in bytes
+    in_hurry: bool  # there is something to be read by `asked_for`
+    pairs: bytes  # the headers as handlers are given them: a JSON list of [name, value]
+
+
+def _said(scope: Scope) -> _Said:
+    headers: Headers = scope["headers"]
+    pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
+    return _Said(declared_length(scope), in_hurry(headers), orjson.dumps(pairs))
+
+
+def _request(
+    registry: Registry, said: _Said, body: Payload, added: Sequence[tuple[str, str]], terms: tuple[float, int]
 ) -> Request:
-    body = await read_body(scope, receive, lender or registry.arena, registry.config.max_request_size)
     try:
-        pairs = _with(known(scope, _pairs), added)
-        return Request(publish(registry.arena, pairs, Kind.JSON), body, *terms)
+        return Request(publish(registry.arena, _with(said.pairs, added), Kind.JSON), body, *terms)
     except BaseException:
         body.release()
         raise
-
-
-def _in_hurry(scope: Scope) -> bool:
-    return in_hurry(scope["headers"])
-
-
-def _pairs(scope: Scope) -> bytes:
-    """Return the client's headers as handlers are given them: a JSON list of [name, value]."""
-    headers: Headers = scope["headers"]
-    return orjson.dumps([(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers])
 
 
 def _with(pairs: bytes, added: Sequence[tuple[str, str]]) -> bytes:

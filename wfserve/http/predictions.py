@@ -20,6 +20,7 @@ from wfserve.errors import (
     WfserveError,
 )
 from wfserve.http.predict import (
+    arrived_request,
     checked_size,
     handler_headers,
     identity_of,
@@ -66,7 +67,9 @@ def call_node(registry: Registry, scope: Scope, receive: Receive, send: Send) ->
 async def _answer(registry: Registry, scope: Scope, receive: Receive, identity: str) -> Response | None:
     target = _target(scope)
     workflow, plan = registry.node(target.name, target.version)
-    request = await receive_request(registry, scope, receive, target.headers())
+    request = arrived_request(registry, scope, target.headers())
+    if request is None:
+        request = await receive_request(registry, scope, receive, target.headers())
     if workflow.closing:  # another may have taken its place while the body came
         with suppress(WfserveError):  # else it says itself why it does not answer
             workflow, plan = registry.node(target.name, target.version)

@@ -1,6 +1,7 @@
 """A response leaves with exactly one framing, and with headers that are one line each, or not at all.
 
-One join makes a small response's head, a lookup a header validates its name: 2 µs for eight headers.
+One join makes a small response's head. Headers mostly repeat from one response to the next: their lines are
+remembered, so that a lookup a header stands for checking and joining it.
 """
 
 from __future__ import annotations
@@ -14,9 +15,13 @@ if TYPE_CHECKING:
 
     Bytes = bytes | bytearray | memoryview
 
+CR, LF, NUL = b"\r\n\0"  # as numbers: Python looks for one in a third of the time that b"\r" takes
 _NAME_CHARACTERS = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection", b"date"})
+_EACH_ITS_OWN = b"x-request-id"  # whose lines would only push the others out
+_REMEMBERED = 1024  # lines
+_SHORT = 128  # bytes of a value that is remembered
 
 
 @lru_cache(maxsize=256)
@@ -26,13 +31,21 @@ def _status_line(status: int) -> bytes:
     return b"HTTP/1.1 %d %b\r\n" % (status, _PHRASES.get(status, "").encode("ascii"))
 
 
-@lru_cache(maxsize=1024)
-def _label(name: bytes) -> tuple[bytes, bytes]:
-    """Return the name in lower case, and the start of its line. Raises `ValueError` for what is no name."""
+def _line(name: bytes, value: bytes) -> bytes | None:
+    """Return a header as its line, None where the server has its own; raises `ValueError` if it is none."""
     lower = name.lower()
-    if not lower or not _NAME_CHARACTERS.issuperset(lower):
+    return None if lower in _FRAMING else _joined(lower, value)
+
+
+def _joined(name: bytes, value: bytes) -> bytes:
+    if not name or not _NAME_CHARACTERS.issuperset(name):
         raise ValueError(f"{name!r} is no header name")
-    return lower, lower + b": "
+    if LF in value or CR in value or NUL in value:
+        raise ValueError(f"the response header {name!r} is more than one line")
+    return b"%b: %b\r\n" % (name, value)
+
+
+_remembered = lru_cache(_REMEMBERED)(_line)
 
 
 class Response:
@@ -56,24 +69,21 @@ class Response:
         `whole` is the length of the body if all of it is known, `date` the header line to add. Raises
         `ValueError` if a header is not one.
         """
-        lines: list[bytes] = []
-        length, dated = None, False
+        lines: list[bytes] = [_status_line(status)]
+        length, ours = None, date
         for name, value in headers:
-            lower, start = _label(name)
-            if lower in _FRAMING:
-                if lower == b"content-length":
-                    length = _length(value, length)
-                elif lower == b"connection":
-                    self.keep_alive &= b"close" not in value.lower()
-                if lower != b"date":
-                    continue
-                dated = True
-            lines += (start, value, b"\r\n")
-        fields = b"".join(lines)
-        if not fields.count(b"\r") == fields.count(b"\n") == len(lines) // 3 or b"\0" in fields:
-            raise ValueError("a response header is more than one line")
-        ours = b"" if dated else date
-        return b"".join((_status_line(status), fields, ours, self._framing(status, length, whole)))
+            unique = name == _EACH_ITS_OWN or len(value) > _SHORT
+            line = _line(name, value) if unique else _remembered(name, value)
+            if line is not None:
+                lines.append(line)
+            elif (lower := name.lower()) == b"content-length":
+                length = _length(value, length)
+            elif lower == b"connection":
+                self.keep_alive &= b"close" not in value.lower()
+            elif lower == b"date":
+                ours = _joined(lower, value)
+        lines += (ours, self._framing(status, length, whole))
+        return b"".join(lines)
 
     def _framing(self, status: int, length: int | None, whole: int | None) -> bytes:
         """Decide how the body's end will be known; return the last headers and the empty line."""
