@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from wfserve.config import Api
     from wfserve.http.auth import Tokens
     from wfserve.http.body import Receive, Scope
+    from wfserve.http.exchange import App
     from wfserve.http.gate import Area
     from wfserve.http.respond import Send
     from wfserve.measure.counts import ResponseCounts
@@ -65,35 +66,32 @@ class Apis:
         self._cors = cors_headers(registry.config)
         self._answers_preflights = bool(registry.config.cors_allowed_origin)
         self._gate = lru_cache(maxsize=_SOCKETS)(self._new_gate)
-        self._by_exposure: dict[frozenset[Api], Any] = {}
+        self._by_exposure: dict[frozenset[Api], App] = {}
 
     def _new_gate(self, server: Any, scheme: str) -> Gate:
         return Gate(self._registry.config, self._tokens, server, scheme)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one HTTP request on the APIs of the port that it came to."""
         responses = self._registry.responses
         if self._cors:
             send = adding(self._cors, send)
             if self._answers_preflights and is_preflight(scope):
                 responses.count(200)
-                await send_whole(send, request_id(scope["headers"]), 200, [], b"")
-                return
+                return send_whole(send, request_id(scope["headers"]), 200, [], b"")
         gate = self._gate(scope["server"], scope["scheme"])
         endpoint = known(scope, _past_quart) if "inference" in gate.apis else None
-        if endpoint is not None:
-            try:
-                gate.admit("inference", scope["headers"])
-            except WfserveError as error:
-                responses.count(error.code)
-                await send_error(send, request_id(scope["headers"]), error)
-            else:
-                await endpoint(self._registry, scope, receive, send)
-        else:
+        if endpoint is None:
             scope["wfserve.gate"] = gate
-            await self._application(gate.apis)(scope, receive, _uncut(_counted(send, responses)))
+            return self._application(gate.apis)(scope, receive, _uncut(_counted(send, responses)))
+        try:
+            gate.admit("inference", scope["headers"])
+        except WfserveError as error:
+            responses.count(error.code)
+            return send_error(send, request_id(scope["headers"]), error)
+        return endpoint(self._registry, scope, receive, send)
 
-    def _application(self, exposed: frozenset[Api]) -> Any:
+    def _application(self, exposed: frozenset[Api]) -> App:
         if exposed not in self._by_exposure:
             self._by_exposure[exposed] = application(self._registry, exposed, self._tokens)
         return self._by_exposure[exposed]

@@ -123,8 +123,15 @@ class Connection:
                 if (raw := self._cut_head(seen, limit)) is not None:
                     return raw
             seen = len(self.buffer)
-            if not await self._filled_until(until):
+            try:
+                data = await self.read(until)
+            except WaitExpiredError:
+                if not seen:
+                    return None
+                raise RequestTimeoutError from None
+            if not data:
                 return None
+            self.buffer = self.buffer + data if seen else data
 
     def _cut_head(self, seen: int, limit: int) -> bytes | None:
         buffer = self.buffer
@@ -138,16 +145,6 @@ class Connection:
         if len(buffer) >= limit:
             raise HeadTooLargeError(f"{limit} bytes")
         return None
-
-    async def _filled_until(self, until: float) -> bool:
-        try:
-            data = await self.read(until)
-        except WaitExpiredError:
-            if not self.buffer:
-                return False
-            raise RequestTimeoutError from None
-        self.buffer = self.buffer + data if self.buffer else data
-        return bool(data)
 
     async def fill(self, seconds: float) -> bool:
         """Read into the buffer, which is empty; False if the client has sent its last."""

@@ -243,7 +243,7 @@ class Exchange:
 
     def _skip_body(self) -> bool:
         """Drop what the application did not read, if it has all arrived; tell whether it had."""
-        if self._chunks is None and self._left <= len(self._connection.buffer):
+        if self._chunks is None and 0 < self._left <= len(self._connection.buffer):
             self._take()
         return self._complete()
 
@@ -263,20 +263,22 @@ class Exchange:
         if message["type"] == "http.response.start" and self._start is None:
             self._start = message
         elif message["type"] == "http.response.body" and self._start is not None and not self._done:
-            await self._send_part(message.get("body", b""), more=message.get("more_body", False))
+            body, more = message.get("body", b""), message.get("more_body", False)
+            parts = self._response.part(body, more=more) if self._started else self._first(body, more=more)
+            if parts:
+                await self._connection.write(parts, self._server.settings.send_timeout)
+            if more:
+                await self._server.breathe()
+            else:
+                self._end()
         else:
             raise RuntimeError(f"the application may not send {message['type']} now")
 
-    async def _send_part(self, body: Bytes, *, more: bool) -> None:
-        parts = self._response.part(body, more=more) if self._started else self._first(body, more=more)
-        if parts:
-            await self._connection.write(parts, self._server.settings.send_timeout)
-        if more:
-            await self._server.breathe()
-        else:
-            self._done = True
-            if self._over is not None:
-                self._over.set()
+    def _end(self) -> None:
+        """Note that the response is complete, for whoever waits for that."""
+        self._done = True
+        if self._over is not None:
+            self._over.set()
 
     def _first(self, body: Bytes, *, more: bool) -> tuple[Bytes, ...]:
         """Return the response's head with the first part of its body."""

@@ -31,18 +31,27 @@ def _status_line(status: int) -> bytes:
     return b"HTTP/1.1 %d %b\r\n" % (status, _PHRASES.get(status, "").encode("ascii"))
 
 
+@lru_cache(maxsize=1024)
+def _label(name: bytes) -> bytes | None:
+    """Return the start of a header's line, None where the server has its own; raises `ValueError`."""
+    lower = name.lower()
+    if lower in _FRAMING:
+        return None
+    if not lower or not _NAME_CHARACTERS.issuperset(lower):
+        raise ValueError(f"{name!r} is no header name")
+    return lower + b": "
+
+
 def _line(name: bytes, value: bytes) -> bytes | None:
     """Return a header as its line, None where the server has its own; raises `ValueError` if it is none."""
-    lower = name.lower()
-    return None if lower in _FRAMING else _joined(lower, value)
+    label = _label(name)
+    return None if label is None else label + _sound(value) + b"\r\n"
 
 
-def _joined(name: bytes, value: bytes) -> bytes:
-    if not name or not _NAME_CHARACTERS.issuperset(name):
-        raise ValueError(f"{name!r} is no header name")
+def _sound(value: bytes) -> bytes:
     if LF in value or CR in value or NUL in value:
-        raise ValueError(f"the response header {name!r} is more than one line")
-    return b"%b: %b\r\n" % (name, value)
+        raise ValueError(f"the response header {value!r} is more than one line")
+    return value
 
 
 _remembered = lru_cache(_REMEMBERED)(_line)
@@ -81,7 +90,7 @@ class Response:
             elif lower == b"connection":
                 self.keep_alive &= b"close" not in value.lower()
             elif lower == b"date":
-                ours = _joined(lower, value)
+                ours = b"date: %b\r\n" % _sound(value)
         lines += (ours, self._framing(status, length, whole))
         return b"".join(lines)
 
