@@ -110,8 +110,8 @@ def empty_application(plan: Plan, figures: Figures) -> dict[str, float]:
         figures.versions["uvicorn"] = environment.versions
     except SetUpError as error:
         figures.missing["uvicorn"] = str(error)
-    rates = empty.measure(pythons, ASGI_CONNECTIONS, plan.rounds, max(1, round(plan.seconds)))
-    found = empty.show(rates, ASGI_CONNECTIONS)
+    rounds = empty.measure(pythons, ASGI_CONNECTIONS, plan.rounds, max(1, round(plan.seconds)))
+    found = empty.show(rounds, ASGI_CONNECTIONS)
     return {name.replace("wfserve_", "asgi_"): value for name, value in found.items() if "_vs_" in name}
 
 

@@ -2,7 +2,8 @@
 
 Each server is one process of its own; wrk asks with one thread over kept-alive connections. They run in
 turns within one run (A B C A B C …), so that whatever else the machine does falls on all alike, and what
-counts are the ratios. A run in which a request failed counts as nothing. uvicorn may live in an environment
+counts are the ratios; the CPU time that a server takes a request hardly depends on what else runs. A run in
+which a request failed counts as nothing. uvicorn may live in an environment
 of its own: `--uvicorn PYTHON` names its interpreter. (This file is not called http.py, because
 scripts beside it import `http`.)
 """
@@ -20,12 +21,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 HEADERS = [(b"content-type", b"text/plain"), (b"content-length", b"2")]
+
+
+class Round(NamedTuple):
+    """What one server did while wrk asked it."""
+
+    rate: float  # requests per second
+    cpu: float  # µs of CPU time a request, of the server
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:
@@ -91,15 +99,15 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(name: str, python: str) -> Iterator[int]:
-    """A server process; gives its port."""
+def running(name: str, python: str) -> Iterator[tuple[int, int]]:
+    """A server process; gives its port and its process id."""
     port = free_port()
     with subprocess.Popen(
         [python, __file__, "--serve", name, str(port)], stderr=subprocess.DEVNULL
     ) as process:
         try:
             wait_for(port, name, process)
-            yield port
+            yield port, process.pid
         finally:
             process.kill()
 
@@ -115,40 +123,50 @@ def wait_for(port: int, name: str, process: subprocess.Popen[bytes]) -> None:
     raise SystemExit(f"{name} does not listen")
 
 
-def requests_per_second(port: int, connections: int, seconds: float) -> float | None:
-    """Return what wrk measures, None if a request failed."""
+def run(port: int, pid: int, connections: int, seconds: float) -> Round | None:
+    """Return what wrk and the kernel measure, None if a request failed."""
+    from bench.cores import cpu_seconds  # the servers run this file as a script, which knows no `bench`
+
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", f"http://127.0.0.1:{port}/"]
+    before = cpu_seconds(pid)
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    if "Socket errors" in text or "Non-2xx" in text:
+    cpu = cpu_seconds(pid) - before
+    rate = re.search(r"Requests/sec:\s+([\d.]+)", text)
+    requests = re.search(r"(\d+) requests in", text)
+    if "Socket errors" in text or "Non-2xx" in text or not rate or not requests:
         return None
-    found = re.search(r"Requests/sec:\s+([\d.]+)", text)
-    return float(found[1]) if found else None
+    return Round(float(rate[1]), cpu / int(requests[1]) * 1e6)
 
 
-def measure(pythons: dict[str, str], connections: int, rounds: int, seconds: int) -> dict[str, list[float]]:
-    """Return the requests per second of each round of each server; the round before the first warms up."""
-    rates: dict[str, list[float]] = {name: [] for name in pythons}
+def measure(pythons: dict[str, str], connections: int, rounds: int, seconds: int) -> dict[str, list[Round]]:
+    """Return each round of each server; the one before the first warms up."""
+    found: dict[str, list[Round]] = {name: [] for name in pythons}
     with contextlib.ExitStack() as stack:
-        ports = {name: stack.enter_context(running(name, python)) for name, python in pythons.items()}
+        servers = {name: stack.enter_context(running(name, python)) for name, python in pythons.items()}
         for number in range(rounds + 1):
-            for name, port in ports.items():
-                rate = requests_per_second(port, connections, seconds)
-                if number and rate is not None:
-                    rates[name].append(rate)
-    return rates
+            for name, (port, pid) in servers.items():
+                done = run(port, pid, connections, seconds)
+                if number and done is not None:
+                    found[name].append(done)
+    return found
 
 
-def show(rates: dict[str, list[float]], connections: int) -> dict[str, float]:
-    """Print a table; return medians, and our median as a multiple of each other's."""
+def show(found: dict[str, list[Round]], connections: int) -> dict[str, float]:
+    """Print a table of medians; return them, and our rate's as a multiple of each other's."""
     numbers = {}
-    print(f"{connections} connections      requests/s    wfserve is")
-    for name, each in rates.items():
-        numbers[name] = statistics.median(each) if each else float("nan")
+    print(f"{connections} connections      requests/s    wfserve is    CPU a request")
+    for name, each in found.items():
+        numbers[name] = _median([one.rate for one in each])
+        numbers[f"{name}_cpu"] = _median([one.cpu for one in each])
         ratio = numbers["wfserve"] / numbers[name]
-        print(f"{name:<18}{numbers[name]:>14.0f}{ratio:>12.2f} ×")
+        print(f"{name:<18}{numbers[name]:>14.0f}{ratio:>12.2f} ×{numbers[f'{name}_cpu']:>14.1f} µs")
         if name != "wfserve":
             numbers[f"wfserve_vs_{name}"] = ratio
     return numbers
+
+
+def _median(values: list[float]) -> float:
+    return statistics.median(values) if values else float("nan")
 
 
 def has_uvicorn(python: str) -> bool:
@@ -184,8 +202,8 @@ def main() -> None:
         print("uvicorn, uvloop and httptools are not installed: left out", file=sys.stderr)
     numbers = {}
     for connections in arguments.connections:
-        rates = measure(pythons, connections, arguments.rounds, arguments.seconds)
-        numbers[str(connections)] = show(rates, connections) | {"rounds": rates}
+        rounds = measure(pythons, connections, arguments.rounds, arguments.seconds)
+        numbers[str(connections)] = show(rounds, connections) | {"rounds": rounds}
     if arguments.json:
         arguments.json.write_text(json.dumps(numbers, indent=2) + "\n")
 

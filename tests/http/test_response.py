@@ -89,6 +89,10 @@ def test_a_body_that_is_too_long_is_refused():
         (b"a", b"b\nc"),
         (b"a", b"b\rc"),
         (b"a", b"\0"),
+        (b"a", b"b" * 1000 + b"\n"),
+        (b"date", b"then\r\nb: c"),
+        (b"X-Request-Id", b"b\r\nc: d"),
+        (b"x-request-id", b"b\r\nc: d"),
         (b"content-length", b"-1"),
         (b"content-length", b"x"),
     ],
@@ -122,3 +126,11 @@ def test_an_applications_date_stands():
     said, _ = wire([b""], headers=[(b"date", b"then")])
     assert said.count(b"date:") == 1
     assert b"date: then\r\n" in said
+
+
+@pytest.mark.parametrize("value", [b"1", b"1" * 1000], ids=["remembered", "too long for that"])
+def test_headers_that_repeat_are_the_same_each_time(value):
+    headers = [(b"X-A", value), (b"x-a", b"2"), (b"X-Request-Id", value)]
+    first, again = [wire([b""], headers=headers)[0] for _ in range(2)]
+    assert first == again
+    assert b"\r\nx-a: %b\r\nx-a: 2\r\nx-request-id: %b\r\n" % (value, value) in first

@@ -276,6 +276,21 @@ async def test_what_is_known_of_a_head_is_known_of_its_like_alone(autojump_clock
     assert [body for *_, body in responses(received + again)] == [b"1", b"2", b"1", b"1", b"1", b"3", b"4"]
 
 
+async def test_what_an_application_does_to_its_scope_is_its_own(autojump_clock):
+    head, seen = b"GET /?q HTTP/1.1\r\nHost: x\r\n\r\n", []
+
+    async def spoil(scope, receive, send):
+        seen.append({**scope, "extensions": sorted(scope["extensions"])})
+        scope.update(path="/spoilt", client=None, root_path="/", added=True)
+        scope["extensions"].clear()
+        await answer(send, b"")
+
+    async with serving(spoil) as server:
+        await server.talk(head + head)
+    first, again = seen
+    assert again == first
+
+
 async def test_a_body_is_handed_over_whole_only_if_it_has_arrived(autojump_clock):
     head = b"POST /arrived HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n"
     async with serving() as server:

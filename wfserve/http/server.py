@@ -1,9 +1,9 @@
 """A Trio HTTP/1.1 server for one ASGI application: when `serve` returns, no connection of it is open.
 
 A task a connection, none a request: `connection.py` has the socket, `head.py` and `chunked.py` parse,
-`exchange.py` is the ASGI side, `response.py` frames. An empty request costs about 17 µs of one core: Trio's
-wait with its epoll 6, the kernel's `recv` and `send` 3, finding and parsing the head 3.5, scope and exchange
-2, framing the response 2. What was saved to get there: a task and a cancel scope per request, a timer per
+`exchange.py` is the ASGI side, `response.py` frames. An empty request costs about 15 µs of one core: Trio's
+wait with its epoll 6, the kernel's `recv` and `send` 3, finding and parsing the head 2.5, scope and exchange
+1.5, framing the response 2. What was saved to get there: a task and a cancel scope per request, a timer per
 wait, a second `send`, the parser's pass over bodies, the date. `bench/server.py` measures it beside hypercorn
 and uvicorn.
 """
