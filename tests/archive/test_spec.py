@@ -78,13 +78,16 @@ def test_own_settings_at_every_level() -> None:
         models:
           data-format: native
           isolate: off
+          share: on
           m: {url: m.mar, copy-inputs: on, data-format: bytes}
         functions:
           a: {timeout-ms: 9, isolate: on}
           b:
         dag: {a: [m], m: [b]}
     """)
-    assert spec.settings_of("m") == NodeSettings(data_format="bytes", copy_inputs=True, isolate=False)
+    assert spec.settings_of("m") == NodeSettings(
+        data_format="bytes", copy_inputs=True, isolate=False, share=True
+    )
     assert spec.settings_of("a") == NodeSettings(max_batch_delay_ms=0, timeout_ms=9, data_format="native")
     assert spec.settings_of("b") == NodeSettings(max_batch_delay_ms=0, data_format="native", isolate=False)
 
@@ -204,6 +207,7 @@ URL = "error: url must be the name of a model archive, or a URL"
         ("max-workers: -1", "2:16: error: max-workers must be an integer from 0 to 1024"),
         ("data-format: text", "2:16: error: data-format must be bytes or native"),
         ("isolate: 1", "2:12: error: isolate must be on or off"),
+        ("share: maybe", "2:10: error: share must be on or off"),
         ("input-shape: 3", "2:16: error: input-shape must be a list of sizes, such as [3, 224, 224]"),
         ("input-shape:", "2:15: error: input-shape must be a list of sizes, such as [3, 224, 224]"),
         ("input-shape: {a: 1}", "2:16: error: input-shape must be a list of sizes, such as [3, 224, 224]"),
@@ -251,6 +255,7 @@ def test_models(line: str, expected: str) -> None:
             "4:7: error: 'timeout' is not a setting of functions (did you mean 'timeout-ms'?)",
         ),
         ("a: {batch-size: 5}", "4:7: error: 'batch-size' is not a setting of functions"),
+        ("a: {share: on}", "4:7: error: 'share' is not a setting of functions"),
         ("m: {timeout-ms: 5}", "4:3: error: 'm' is a model: its settings belong under 'models'"),
         ("a: 5", "4:6: error: function 'a' must be a map"),
     ],

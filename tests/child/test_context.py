@@ -23,7 +23,7 @@ def spec(**fields: Any) -> WorkerSpec:
 def begun(headers: Sequence[tuple[str, str]] = (), **fields: Any) -> tuple[NodeContext, Any]:
     node = NodeContext(spec(**fields))
     encoded = orjson.dumps([list(pair) for pair in headers])
-    node.begin([Job("id-0", Headers(encoded), {}), Job("id-1", Headers(b"[]"), {})])
+    node.begin([Job("id-0", Headers(encoded), {}), Job("id-1", Headers(b"[]"), {})], "flow__node")
     return node, node.context
 
 
@@ -171,7 +171,7 @@ def test_the_same_context_is_told_of_each_batch() -> None:
     node, context = begun([("a", "1")])
     context.metrics.add_counter("seen", 1)
     assert b'"seen"' in node.take_metrics()
-    node.begin([Job("id-9", Headers(b""), {})])
+    node.begin([Job("id-9", Headers(b""), {})], "flow__node")
     assert node.context is context
     assert context.request_ids == {0: "id-9"}
     assert context.get_all_request_header(0) == {}

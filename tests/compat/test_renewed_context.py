@@ -37,7 +37,7 @@ def test_metrics_defined_at_load_are_there_for_every_batch() -> None:
     metrics = node.context.metrics
     defined = metrics.add_metric_to_cache("calls", "count")
     for request_id in ("a", "b"):
-        node.begin([Job(request_id, Headers(b""), {})])
+        node.begin([Job(request_id, Headers(b""), {})], "w__n")
         defined.add_or_update(1)
         node.context.metrics.add_counter("seen", 1, 0)
         assert node.context.metrics is metrics

@@ -15,6 +15,7 @@ MANY = NodeFacts(is_function=False, max_workers=2)
 NONE = NodeFacts(is_function=True, min_workers=0)
 OFF = NodeFacts(is_function=True, fuse=False)
 OWN = NodeFacts(is_function=False, own_packages=True)
+SHARED = NodeFacts(is_function=False, shared=True)
 ASKED_FUNCTION = NodeFacts(is_function=True, fuse=True)
 ASKED_MODEL = NodeFacts(is_function=False, max_workers=2, fuse=True)
 CHAIN = {"a": ["b"], "b": ["c"]}
@@ -38,6 +39,8 @@ def stages(dag, **facts):
         ({"b": OFF}, ["a", "b", "c"]),
         ({"a": OFF}, ["a", "bc"]),
         ({"b": OWN}, ["a", "b", "c"]),
+        ({"b": SHARED}, ["a", "b", "c"]),
+        ({"a": ASKED_FUNCTION, "b": NodeFacts(False, fuse=True, shared=True)}, ["a", "b", "c"]),
         ({"a": ASKED_FUNCTION, "b": ASKED_MODEL, "c": ASKED_FUNCTION}, ["abc"]),
         ({"a": ASKED_FUNCTION, "b": ASKED_MODEL}, ["ab", "c"]),
         ({"a": ASKED_MODEL, "b": ASKED_MODEL, "c": ASKED_MODEL}, ["abc"]),
@@ -71,6 +74,7 @@ def test_forks_and_joins(dag, expected):
         ({"a": MODEL, "b": MODEL}, "a and b are models, which run at the same time apart"),
         ({"b": MANY}, "b has 1 to 2 workers, and the others one"),
         ({"a": OWN}, "a has packages of its own, and so an interpreter of its own"),
+        ({"b": SHARED}, "b says share: on, and other workflows do not have the rest of this one"),
     ],
 )
 def test_every_edge_has_its_reason(facts, reason):
@@ -104,7 +108,9 @@ def graphs(draw):
 
 
 SAID = st.sampled_from([None, True, False])
-FACTS = st.builds(NodeFacts, st.booleans(), st.integers(0, 1), st.integers(1, 3), SAID, st.booleans())
+FACTS = st.builds(
+    NodeFacts, st.booleans(), st.integers(0, 1), st.integers(1, 3), SAID, st.booleans(), st.booleans()
+)
 
 
 @given(graphs(), st.data())

@@ -198,7 +198,11 @@ class InStore:
 
 async def blueprint(config, store, directory, gpus):
     directory.mkdir()
-    return await prepare("w.war", InStore(store), config, directory, gpus=gpus)
+
+    async def sharing(_path, opening):
+        return await opening(directory)
+
+    return await prepare("w.war", InStore(store), config, directory, gpus=gpus, sharing=sharing)
 
 
 TWO = "models:\n  max-workers: 1\n  data-format: native\n  m: {url: m.mar}\n  n: {url: n.mar}\n"
@@ -279,6 +283,17 @@ async def test_a_node_that_is_scaled_goes_on_with_its_turn(config, store):
         workflow.resize("m", 2, 2)  # it leaves the stage that it shares, and takes the next two turns
         await workflow.scaled("m")
         assert workflow.blueprint.nodes["m"].seats.take() == 0  # the fourth
+
+
+@pytest.mark.usefixtures("two_gpus")
+async def test_nodes_that_share_workers_share_their_gpus(config, store):
+    pack_models(store, m="deviceIds: [1, 0]")
+    for name in ("a", "b"):
+        pack(store, name, "models:\n  max-workers: 1\n  m: {url: m.mar, share: on}\ndag:\n  m: []\n")
+    async with registry(config) as opened:
+        a, b = await opened.register("a.war"), await opened.register("b.war")
+        assert [await predict(each, b"x", opened) for each in (a, b)] == ["x 1", "x 1"]
+        assert a.sharing("m") == ["b__m"]
 
 
 @pytest.mark.usefixtures("two_gpus")

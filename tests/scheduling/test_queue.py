@@ -58,9 +58,9 @@ def test_a_part_goes_first_and_whole_whatever_the_limit():
 def test_only_new_tickets_fill_it():
     queue, (new, *part) = StageQueue(1), tickets(3)
     queue.put_back(part)
-    assert not queue.full
+    assert not queue.full()
     queue.append(new)
-    assert queue.full
+    assert queue.full()
 
 
 @pytest.mark.parametrize("removed", [1, 2])

@@ -40,7 +40,14 @@ items = st.builds(
     st.lists(st.tuples(u32, refs), max_size=3).map(tuple),
 )
 calls = st.builds(
-    Call, st.lists(items, max_size=4).map(tuple), descriptors, u8, u8, st.booleans(), st.sampled_from(Form)
+    Call,
+    st.lists(items, max_size=4).map(tuple),
+    descriptors,
+    u8,
+    u8,
+    st.booleans(),
+    st.sampled_from(Form),
+    st.binary(max_size=50),
 )
 values = st.builds(Value, refs, st.binary(max_size=100))
 faults = st.builds(

@@ -29,7 +29,7 @@ from wfserve.transport.message import (
     reply_size,
 )
 from wfserve.transport.progress import Progress
-from wfserve.workers.base import Done, Failed, Ran
+from wfserve.workers.base import Done, Failed, Ran, Tenant
 from wfserve.workers.lease import Lease, ResultSizes, smallest_extent
 
 LIMIT = 1 << 20
@@ -79,6 +79,16 @@ def exchange(transport):
     made = Exchange(transport, b"one", b"two")
     yield made
     made.end()
+
+
+def test_a_call_says_for_whom_it_is(transport):
+    given = item(transport)
+    given.tenant = Tenant("w__n", b"where it stands")
+    made = Lease(transport.arena, 7, [given], ResultSizes())
+    _, port = transport.connect()
+    assert decode_call(port.attach().map(made.call.descriptor)).place == b"where it stands"
+    made.end()
+    release(given)
 
 
 def elsewhere(exchange):

@@ -33,7 +33,7 @@ Path = tuple[str, ...]  # names from the root of the document down: ("models", "
 
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
-    """How one node runs; the defaults are TorchServe's, the last six are wfserve's own."""
+    """How one node runs; the defaults are TorchServe's, the last seven are wfserve's own."""
 
     min_workers: int = 1
     max_workers: int = 1
@@ -45,6 +45,7 @@ class NodeSettings:
     copy_inputs: bool = False
     isolate: bool = True
     fuse: bool | None = None  # share workers with the nodes before and behind it; None: as it seems best
+    share: bool = False  # and with equal nodes of other workflows and versions
     input_shape: tuple[int, ...] | None = None  # of one request's tensor in a raw body; None: not declared
     input_dtype: str = "float32"  # and its element type, by torch's name
 
@@ -133,7 +134,13 @@ def is_version(text: str | None) -> bool:
 
 def _for_function(settings: NodeSettings) -> NodeSettings:
     return dataclasses.replace(
-        settings, min_workers=1, max_workers=1, batch_size=1, max_batch_delay_ms=0, input_shape=None
+        settings,
+        min_workers=1,
+        max_workers=1,
+        batch_size=1,
+        max_batch_delay_ms=0,
+        share=False,
+        input_shape=None,
     )
 
 
@@ -200,10 +207,13 @@ SETTINGS: Mapping[str, tuple[str, Callable[[yaml.Node], Any]]] = {
     "copy-inputs": ("copy_inputs", _switch),
     "isolate": ("isolate", _switch),
     "fuse": ("fuse", _switch),
+    "share": ("share", _switch),
     "input-shape": ("input_shape", _shape),
     "input-dtype": ("input_dtype", _dtype),
 }
-FUNCTION_SETTINGS = SETTINGS.keys() - {"min-workers", "max-workers", "batch-size", "max-batch-delay"}
+FUNCTION_SETTINGS = SETTINGS.keys() - {
+    *("min-workers", "max-workers", "batch-size", "max-batch-delay", "share")
+}
 
 
 def _resolve(shared: _Given, own: _Given) -> NodeSettings:

@@ -129,6 +129,7 @@ class NodeContext:
     def __init__(self, spec: WorkerSpec) -> None:
         module = importlib.import_module("ts.context")
         self._processor = module.RequestProcessor
+        self._name = spec.name
         self._metrics = _metrics_store(spec)
         self.context = module.Context(
             spec.name,
@@ -141,9 +142,11 @@ class NodeContext:
             model_yaml_config=spec.model_config,
         )
 
-    def begin(self, jobs: Sequence[Job]) -> None:
-        """Tell the context which requests the next call is for."""
+    def begin(self, jobs: Sequence[Job], name: str) -> None:
+        """Tell the context which requests the next call is for, and by which name the node is registered."""
         context = self.context
+        if name != self._name:
+            self._name = context.model_name = self._metrics.model_name = name
         context.request_ids = {index: job.request_id for index, job in enumerate(jobs)}
         context.request_processor = [self._processor(job.headers) for job in jobs]
         self._metrics.set_request_ids(context.request_ids)

@@ -5,6 +5,7 @@ A model gets a batch in one call and fails as one. A function gets one item a ca
 
 from __future__ import annotations
 
+import copy
 import importlib
 import logging
 import os
@@ -51,8 +52,15 @@ class Handler:
         self._spec = spec
         self._node = NodeContext(spec)
         self._prediction_exception = importlib.import_module("ts.utils.util").PredictionException
-        entry = load_entry(spec.handler, self._node.context)
-        self._enter = enveloped(spec, entry, self._node.context)
+        self._entry = load_entry(spec.handler, self._node.context)
+        self._enter = enveloped(spec, self._entry, self._node.context)
+
+    def at(self, spec: WorkerSpec) -> Handler:
+        """Return the same handler, context included, for calls of the node that `spec` is of."""
+        other = copy.copy(self)
+        other._spec = spec
+        other._enter = enveloped(spec, self._entry, self._node.context)
+        return other
 
     def call(self, jobs: Sequence[Job], together: Together = list) -> list[Answer | Fault]:
         """Return an answer or a fault for each job, in order. The jobs' rows are the handler's to change.
@@ -66,7 +74,7 @@ class Handler:
         return self._node.take_metrics()
 
     def _call(self, jobs: Sequence[Job], together: Together) -> list[Answer | Fault]:
-        self._node.begin(jobs)
+        self._node.begin(jobs, self._spec.name)
         try:
             values = self._enter(jobs, together)
         except Exception as error:

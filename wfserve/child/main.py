@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from wfserve.child import device
@@ -23,6 +23,7 @@ from wfserve.child.inputs import Inputs, kept_once
 from wfserve.child.memory import Peaks, keep_freed
 from wfserve.child.node import Calls, Node, unheard
 from wfserve.child.results import Extents, Stopped, write_reply
+from wfserve.child.spec import Place
 from wfserve.child.surroundings import settle
 from wfserve.transport import progress
 from wfserve.transport.base import NOWHERE, Message, MessageKind
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from wfserve.transport.message import Call, Result
 
 log = logging.getLogger(__name__)
+PLACES = 64  # that a worker remembers, of the nodes that share it
 
 
 def run(chain: Sequence[WorkerSpec], port: Any, server_pidfd: Any) -> None:
@@ -99,12 +101,19 @@ class Worker:
         self._scratch = scratch
         self._kept: list[Watched] = []
         self._peaks = Peaks()
+        self._placed = lru_cache(PLACES)(self._at)
+
+    def _at(self, place: bytes) -> Sequence[Node]:
+        """Return the nodes as they stand where a batch is for that shares the worker with others."""
+        where = Place.read(place)
+        return [node.at(where) for node in self._nodes]
 
     def answer(self, message: Message) -> None:
         """Answer one CALL."""
         call = decode_call(self._link.map(message.descriptor))
         extents = Extents(self._link, message.tag, call.extent)
-        batch = _Batch(self._nodes, self._link, self._scratch, message.tag, call, extents)
+        nodes = self._placed(call.place) if call.place else self._nodes
+        batch = _Batch(nodes, self._link, self._scratch, message.tag, call, extents)
         batch.run()
         device.copies.settle()
         kept = kept_once(batch.inputs)

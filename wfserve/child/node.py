@@ -6,6 +6,7 @@ next call, which may overwrite what it returned.
 
 from __future__ import annotations
 
+import copy
 import logging
 import traceback
 from contextlib import nullcontext
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from wfserve.child.handler import Answer
     from wfserve.child.inputs import Inputs
     from wfserve.child.results import Extents, Outcome
-    from wfserve.child.spec import WorkerSpec
+    from wfserve.child.spec import Place, WorkerSpec
     from wfserve.transport.message import CallItem, Result
 
     Handle = Callable[[Sequence[Job]], list[Answer | Fault]]
@@ -67,6 +68,14 @@ class Node:
         between = "native" if joins(spec) else spec.data_format
         self._encode_staying = codec.encoder_for(between, False, archive)
         self._layout = Layout(spec)
+
+    def at(self, place: Place) -> Node:
+        """Return the same node, its handler and all, as it stands in another workflow."""
+        other = copy.copy(self)
+        other.spec = self.spec.at(place)
+        other._handler = self._handler.at(other.spec)
+        other._layout = Layout(other.spec)
+        return other
 
     def run(self, items: Sequence[CallItem], inputs: Inputs, calls: Calls) -> list[Result]:
         """Return a result for each item, in order."""

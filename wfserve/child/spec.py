@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import orjson
 
 from wfserve.dtypes import DTYPES
 
@@ -12,6 +14,25 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 DataFormat = Literal["bytes", "native"]
+
+
+class Place(NamedTuple):
+    """Where in which workflow a node stands: all that nodes with shared workers may differ in."""
+
+    name: str  # registered model name, `W__N`
+    parents: tuple[str, ...] = ()  # DAG names of the parent nodes; empty for the start node
+    leaf: bool = False
+    only_leaf: bool = False  # what it returns is the whole response, in the form that the client accepts
+
+    def encoded(self) -> bytes:
+        """Return the place as it is told to a worker with each batch."""
+        return orjson.dumps([*self])
+
+    @classmethod
+    def read(cls, encoded: bytes) -> Place:
+        """Return what `encoded` made."""
+        name, parents, leaf, only_leaf = orjson.loads(encoded)
+        return cls(name, tuple(parents), leaf, only_leaf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +62,15 @@ class WorkerSpec:
     hidden_variables: str = ""  # regular expression of environment variables that the handler must not see
     python: str | None = None  # interpreter of the model's own environment; None: a child of the fork server
     packages: str | None = None  # directory its requirements were installed to, first on the import path
+
+    @property
+    def place(self) -> Place:
+        """Return where in which workflow the node stands."""
+        return Place(self.name, self.parents, self.leaf, self.only_leaf)
+
+    def at(self, place: Place) -> WorkerSpec:
+        """Return the same of a node that stands elsewhere."""
+        return replace(self, **place._asdict())
 
     @property
     def may_be_many(self) -> bool:

@@ -60,4 +60,10 @@ def _facts_of(spec: WorkflowSpec, node: str) -> NodeFacts:
     from wfserve.dag.plan import NodeFacts
 
     settings = spec.settings_of(node)
-    return NodeFacts(spec.is_function(node), settings.min_workers, settings.max_workers, settings.fuse)
+    return NodeFacts(
+        is_function=spec.is_function(node),
+        min_workers=settings.min_workers,
+        max_workers=settings.max_workers,
+        fuse=settings.fuse,
+        shared=settings.share,
+    )

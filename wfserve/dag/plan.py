@@ -29,6 +29,7 @@ class NodeFacts:
     max_workers: int = 1
     fuse: bool | None = None  # as the specification says; None if it says nothing
     own_packages: bool = False  # its workers have an interpreter of their own
+    shared: bool = False  # with equal nodes of other workflows
 
 
 class Edge(NamedTuple):
@@ -87,6 +88,8 @@ def _obstacle(facts: Mapping[str, NodeFacts], chain: list[str], child: str) -> s
     for node in together:
         if facts[node].fuse is False:
             return f"{node} says fuse: off"
+        if facts[node].shared:
+            return f"{node} says share: on, and other workflows do not have the rest of this one"
     models = [node for node in together if not facts[node].is_function]
     unasked = [node for node in together if not facts[node].fuse]
     if len(models) > 1 and unasked:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from wfserve.dag.graph import Graph
+    from wfserve.scheduling.desk import Desk
     from wfserve.scheduling.dispatch import Stage
     from wfserve.transport.base import Payload
 
@@ -47,7 +48,7 @@ class Route(NamedTuple):
     """A graph, the stage that serves each of its nodes, and the nodes of each stage that has several."""
 
     graph: Graph
-    stages: Mapping[str, Stage]
+    stages: Mapping[str, Stage | Desk]
     chains: Mapping[str, tuple[str, ...]] = MappingProxyType({})  # by each of their nodes
     patience: float = math.inf  # seconds that a request may take whose client has not said
 
@@ -60,7 +61,7 @@ class Route(NamedTuple):
         return self.chain(node).index(node)
 
 
-def patience(graph: Graph, stages: Mapping[str, Stage], step: Callable[[str], int]) -> float:
+def patience(graph: Graph, stages: Mapping[str, Stage | Desk], step: Callable[[str], int]) -> float:
     """Return the seconds of all attempts along the path that may take longest."""
     longest: dict[str, float] = {}
     for node in graph.nodes:

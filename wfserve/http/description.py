@@ -89,6 +89,7 @@ _SCHEMAS: dict[str, dict[str, Any]] = {
             workflowDag=_STRING,
             version={"type": "string", "description": "Where versions were given, as the next."},
             defaultVersion={"type": "boolean"},
+            shared={"type": "object", "description": "Who has the same workers, by node with share: on."},
             changed={"type": "object", "description": "Settings that were changed, by node."},
         )
     ),
@@ -130,6 +131,8 @@ _SCHEMAS: dict[str, dict[str, Any]] = {
             startupTimeout={"type": "integer", "description": "Seconds."},
             deviceType={"type": "string", "enum": ["cpu", "gpu"]},
             loadedAtStartup={"type": "boolean"},
+            shared={"type": "boolean", "description": "Said of nodes with share: on, as the next."},
+            sharedWith=_list({"type": "string", "description": "W__N, or W__N/version where given."}),
             workers=_list(_WORKER),
             jobQueueStatus=_object(remainingCapacity=_INTEGER, pendingRequests=_INTEGER),
             customizedMetadata={"type": "object", "description": "With `customized=true`."},

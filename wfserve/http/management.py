@@ -201,6 +201,9 @@ def _description(served: Served, version: str) -> dict[str, object]:
         "workflowDag": _java_map(workflow.blueprint.archive.spec.dag),
         "stages": workflow.blueprint.plan().stages,
     }
+    sharing = {node: workflow.sharing(node) for node in workflow.blueprint.nodes}
+    if shared := {node: others for node, others in sharing.items() if others is not None}:
+        described["shared"] = shared
     if record.settings:
         described["changed"] = {
             node: {_camel(name): value for name, value in each.given().items()}

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from wfserve.registry.catalogue import Registry
     from wfserve.registry.prepare import NodePlan
     from wfserve.registry.workflow import Workflow
+    from wfserve.scheduling.desk import Desk
     from wfserve.scheduling.dispatch import Stage
     from wfserve.transport.base import Arena
     from wfserve.workers.base import ReplicaStatus
@@ -135,6 +136,7 @@ async def _description(workflow: Workflow, plan: NodePlan) -> dict[str, Any]:
     statistics = stage.pool.statistics()
     least, most = plan.stage.min_workers, plan.stage.max_workers
     pids = {replica.pid for replica in statistics.replicas} - {0}
+    shared_with = workflow.sharing(plan.node)
     memory = await trio.to_thread.run_sync(resident_bytes, pids)
     return {
         "modelName": plan.worker.name,
@@ -150,6 +152,7 @@ async def _description(workflow: Workflow, plan: NodePlan) -> dict[str, Any]:
         "startupTimeout": int(plan.stage.startup_timeout),
         **_echoed(plan),
         "loadedAtStartup": workflow.loaded_at_startup,
+        **({} if shared_with is None else {"shared": True, "sharedWith": shared_with}),
         "workers": [_worker(replica, memory, plan) for replica in statistics.replicas],
         "jobQueueStatus": _queue(stage, plan),
     }
@@ -186,7 +189,7 @@ def _instant(seconds: float) -> str:
     return written.removesuffix("+00:00") + "Z"
 
 
-def _queue(stage: Stage, plan: NodePlan) -> dict[str, int]:
+def _queue(stage: Stage | Desk, plan: NodePlan) -> dict[str, int]:
     waiting = stage.statistics().queued
     return {"remainingCapacity": max(0, plan.stage.queue_size - waiting), "pendingRequests": waiting}
 

@@ -49,7 +49,7 @@ class NodeCounts:
     """What happened at one node. Times are seconds, moments those of the clock the caller goes by."""
 
     __slots__ = (
-        *("batch_size", "busy", "copies", "ended_at", "latency", "_load_times", "overhead", "queue_time"),
+        *("batch_size", "busy", "copies", "ended_at", "latency", "load_times", "overhead", "queue_time"),
         *("recorded", "run_time", "started_at", "waited"),
     )
 
@@ -63,7 +63,7 @@ class NodeCounts:
         self.waited = 0.0  # the last item, in the queue
         self.busy = 0.0  # the worker, with the last batch
         self.overhead = 0.0  # what the last batch took longer than that
-        self._load_times: dict[str, tuple[int, float]] = {}  # by replica: of which process, and how long
+        self.load_times: dict[str, tuple[int, float]] = {}  # by replica: of which process, and how long
         self.recorded = recorded or Recorded()  # by the node's handler
 
     def batch_started(self, at: float, items: int, arrivals: list[float]) -> None:
@@ -93,9 +93,9 @@ class NodeCounts:
     def replica_loaded(self, replica: str, pid: int, started: float) -> None:
         """Note how long a replica took to load since `started` (epoch), if its process is a new one."""
         if self.load_time(replica, pid) is None:
-            self._load_times[replica] = pid, time.time() - started
+            self.load_times[replica] = pid, time.time() - started
 
     def load_time(self, replica: str, pid: int) -> float | None:
         """Return how long the replica's present process took to load, None if it has not."""
-        process, seconds = self._load_times.get(replica, (0, 0.0))
+        process, seconds = self.load_times.get(replica, (0, 0.0))
         return seconds if process == pid else None

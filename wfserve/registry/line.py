@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -13,24 +13,18 @@ from wfserve.workers.pool import ProcessPool
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from wfserve.dag.walk import Route
     from wfserve.registry.prepare import StagePlan
     from wfserve.scheduling.tally import Tally
     from wfserve.transport.base import Transport
     from wfserve.workers.base import Listener, Pool
 
 
-class Left(NamedTuple):
-    """Stages that new requests do not take any more, and the route that led to them."""
-
-    route: Route
-    lines: list[Line]
-
-
 class Line:
     """One stage and its pool."""
 
-    def __init__(self, plan: StagePlan, transport: Transport, server: int, tallies: Sequence[Tally]) -> None:
+    def __init__(
+        self, plan: StagePlan, transport: Transport, server: int, tallies: Sequence[Tally] = ()
+    ) -> None:
         self.plan = plan
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
@@ -72,6 +66,10 @@ class Line:
     def serves(self, plan: StagePlan) -> bool:
         """Whether its workers would be told the same if they were started by `plan`."""
         return self.plan.chain == plan.chain
+
+    def configure(self, plan: StagePlan) -> None:
+        """Schedule as `plan` says, whose workers it has."""
+        self.stage.configure(plan.settings)
 
     async def retire(self) -> None:
         """End the stage and its workers, and return when they have ended."""

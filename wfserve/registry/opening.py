@@ -15,7 +15,7 @@ from wfserve.measure.gpus import count
 from wfserve.registry.catalogue import ITSELF, Registry
 from wfserve.registry.measures import keep_log
 from wfserve.registry.placement import Gpus, pinned_bytes
-from wfserve.registry.start import WORK, remove
+from wfserve.registry.work import WORK, remove
 from wfserve.state.durable import open_state
 from wfserve.state.lock import exclusive
 from wfserve.transport.shm import ShmTransport

@@ -17,7 +17,7 @@ import trio
 from wfserve.archive.extract import ExtractLimits
 from wfserve.archive.mar import open_model
 from wfserve.archive.war import open_workflow
-from wfserve.child.spec import WorkerSpec
+from wfserve.child.spec import Place, WorkerSpec
 from wfserve.dag.graph import Graph
 from wfserve.dag.plan import NodeFacts, plan
 from wfserve.errors import WfserveError, WorkflowError
@@ -29,7 +29,7 @@ from wfserve.state.records import LiveSettings
 from wfserve.workers.pool import PoolSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
     from wfserve.archive.mar import ModelArchive
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from wfserve.dag.plan import Plan
     from wfserve.registry.identity import Identity
     from wfserve.registry.sources import Archives
+
+    Opening = Callable[[Path], Awaitable["Model"]]  # opens an archive in a directory
+    Sharing = Callable[[Path, Opening], Awaitable["Model"]]  # gives the model of a file, opened by now
 
 log = logging.getLogger(__name__)
 ARCHIVES_AT_A_TIME = 4  # as many nodes as TorchServe registers at a time
@@ -85,6 +88,7 @@ class NodePlan:
             max_workers=self.stage.max_workers,
             fuse=self.settings.fuse,
             own_packages=self.worker.packages is not None or self.worker.python is not None,
+            shared=self.settings.share,
         )
 
 
@@ -123,6 +127,7 @@ class Blueprint:
             fused([each.stage for each in nodes]),
             tuple(each.seats for each in nodes),
             pins_results=self._pins_results(chain),
+            shared=any(each.settings.share for each in nodes),
         )
 
     @property
@@ -158,6 +163,25 @@ class StagePlan:
     settings: StageSettings
     seats: tuple[Seats, ...]  # of each node's workers
     pins_results: bool
+    shared: bool  # by its node with equal ones, wherever these stand
+
+    def common(self) -> StagePlan:
+        """Return the plan of the one stage of all nodes that may share workers with this one.
+
+        It is called as the archive calls the model.
+        """
+        (worker,) = self.chain
+        name = _model_name(worker)
+        settings = replace(self.settings, name=name)
+        return replace(self, nodes=(name,), chain=(worker.at(Place(name)),), settings=settings)
+
+    def is_alike(self, other: StagePlan) -> bool:
+        """Whether workers started by both would be the same, and scheduled alike.
+
+        Where they go is said by the archive, which is the same then.
+        """
+        ours, theirs = ((plan.chain, plan.settings, plan.pins_results) for plan in (self, other))
+        return ours == theirs
 
     @property
     def pool(self) -> PoolSettings:
@@ -166,6 +190,11 @@ class StagePlan:
         return PoolSettings(
             self.settings.min_workers, self.settings.startup_timeout, place, self.pins_results
         )
+
+
+def _model_name(worker: WorkerSpec) -> str:
+    model = (worker.manifest or {}).get("model") or {}
+    return model.get("modelName") or "shared"
 
 
 def fused(stages: Sequence[StageSettings]) -> StageSettings:
@@ -197,10 +226,12 @@ async def prepare(
     directory: Path,
     gpus: Gpus | None = None,
     *,
+    sharing: Sharing,
     identified: Callable[[WorkflowArchive], Identity] = identify,
 ) -> Blueprint:
     """Unpack a workflow and its models, which `archives` has, below `directory`; it is listed as `url`.
 
+    Models that it may share with other workflows are unpacked by `sharing`, wherever that does.
     `identified` says what it is registered as, and may refuse it before its models are looked for. Its
     workers take turns on `gpus` with those of the server's other workflows; without any, on none.
 
@@ -212,7 +243,7 @@ async def prepare(
     archive = await trio.to_thread.run_sync(open_workflow, path, directory / "workflow", limits)
     name, version, given, settings = identified(archive)
     graph = Graph.from_edges(archive.spec.dag)
-    models = await _Models(archives, config, directory, limits).open_all(name, archive, graph)
+    models = await _Models(archives, config, directory, sharing).open_all(name, archive, graph)
     nodes = _plan(name, archive, graph, models, config, gpus or Gpus(), settings)
     return Blueprint(name, version, given, url, archive, graph, nodes, directory)
 
@@ -227,11 +258,12 @@ class Model(NamedTuple):
 class _Models:
     """Fetches and unpacks the models that a graph names, and installs what they need."""
 
-    def __init__(self, archives: Archives, config: Config, directory: Path, limits: ExtractLimits) -> None:
+    def __init__(self, archives: Archives, config: Config, directory: Path, sharing: Sharing) -> None:
         self._archives = archives
         self._may_install = config.install_py_dep_per_model
         self._directory = directory
-        self._limits = limits
+        self._limits = ExtractLimits(max_bytes=config.max_archive_size)
+        self._sharing = sharing
         self._places = trio.CapacityLimiter(ARCHIVES_AT_A_TIME)
         self._found: dict[str, Model] = {}
         self._failures: list[str] = []
@@ -248,15 +280,20 @@ class _Models:
         async with self._places:
             try:
                 path = await self._archives.model(spec)
-                into = self._directory / "models" / spec.name
-                model = await trio.to_thread.run_sync(open_model, path, into, self._limits)
-                model = replace(model, name=registered)
-                own = self._directory / "packages" / spec.name
-                self._found[spec.name] = Model(model, await install(model, own, allowed=self._may_install))
+                opening = partial(self._unpack, path, registered, spec.name)
+                share = spec.settings.share
+                found = await (self._sharing(path, opening) if share else opening(self._directory))
+                self._found[spec.name] = found
             except WfserveError as error:
                 self._failures.append(
                     f"Workflow Node {registered} failed to register. Details: {error.message}"
                 )
+
+    async def _unpack(self, path: Path, registered: str, node: str, directory: Path) -> Model:
+        into, own = directory / "models" / node, directory / "packages" / node
+        model = await trio.to_thread.run_sync(open_model, path, into, self._limits)
+        model = replace(model, name=registered)
+        return Model(model, await install(model, own, allowed=self._may_install))
 
 
 def raise_failures(name: str, failures: list[str]) -> None:
@@ -277,9 +314,7 @@ def _plan(
 ) -> dict[str, NodePlan]:
     settings = {node: _settings_of(archive, node, models.get(node)) for node in graph.nodes}
     settings |= {node: each.applied(settings[node]) for node, each in changed.items() if node in settings}
-    threads = config.worker_threads or max(
-        1, (os.cpu_count() or 1) // max(1, sum(s.max_workers for s in settings.values()))
-    )
+    workers = sum(each.max_workers for each in settings.values())
     seats = _seats(name, graph, models, gpus)
     plans = {}
     for node in graph.nodes:
@@ -293,7 +328,7 @@ def _plan(
             copy_inputs=settings[node].copy_inputs,
             input_shape=settings[node].input_shape,
             input_dtype=settings[node].input_dtype,
-            threads=threads,
+            threads=config.worker_threads or _threads(settings[node], workers),
             decode_input_request=config.decode_input_request,
             limit_max_image_pixels=config.limit_max_image_pixels,
             service_envelope=config.service_envelope,
@@ -313,6 +348,14 @@ def _plan(
             response_timeout=_number(worker, "responseTimeout") or config.response_timeout,
         )
     return plans
+
+
+def _threads(settings: NodeSettings, workers: int) -> int:
+    """Return the threads of each worker of a node, where the workflow has `workers` in all.
+
+    Nodes that share theirs must not differ by the workflows that they stand in.
+    """
+    return max(1, (os.cpu_count() or 1) // max(1, settings.max_workers if settings.share else workers))
 
 
 def _seats(name: str, graph: Graph, models: Mapping[str, Model], gpus: Gpus) -> dict[str, Seats]:

@@ -1,19 +1,17 @@
-"""A Starter prepares and runs versions; the directory of each is gone once it has ended, or did not start.
-
-work/<random>/   what was unpacked of one version
-"""
+"""A Starter prepares and runs versions; what was unpacked of one goes when it has ended, or did not start."""
 
 from __future__ import annotations
 
 import logging
-import shutil
-import uuid
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from wfserve.registry.prepare import prepare
+from wfserve.registry.shared import SharedLines, SharedModels
+from wfserve.registry.work import WORK, fresh, remove
 from wfserve.registry.workflow import Workflow
 
 if TYPE_CHECKING:
@@ -25,11 +23,11 @@ if TYPE_CHECKING:
     from wfserve.measure.definitions import Definitions
     from wfserve.registry.identity import Identity
     from wfserve.registry.placement import Gpus
+    from wfserve.registry.prepare import Model, Opening
     from wfserve.registry.sources import Archives
     from wfserve.transport.base import Transport
 
 log = logging.getLogger(__name__)
-WORK = "work"
 
 
 class Starter:
@@ -51,6 +49,8 @@ class Starter:
         self._gpus = gpus
         self._nursery = nursery
         self._work = config.state_dir / WORK
+        self._models = SharedModels(self._work)
+        self._lines = SharedLines(transport, server, nursery)
 
     async def start(
         self,
@@ -65,29 +65,30 @@ class Starter:
         `ended` is called once it takes no more requests, by itself or by `close`. Raises as `prepare` and
         `Workflow.run` do, and then nothing is left.
         """
-        directory = self._work / uuid.uuid4().hex
-        try:
-            directory.mkdir(parents=True)
+        async with AsyncExitStack() as held:
+            directory = fresh(self._work)
+            held.push_async_callback(remove, directory)
             blueprint = await prepare(
                 url,
                 archives,
                 config,
                 directory,
                 gpus=self._gpus,
+                sharing=partial(self._share, held),
                 identified=identified,
             )
-            workflow = Workflow(blueprint, self._transport, self._server, self._definitions)
-            await self._nursery.start(self._keep, workflow, directory, ended)
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                await remove(directory)
-            raise
+            workflow = Workflow(blueprint, self._transport, self._server, self._lines, self._definitions)
+            await self._nursery.start(self._keep, workflow, held.pop_all(), ended)
         return workflow
+
+    async def _share(self, held: AsyncExitStack, path: Path, opening: Opening) -> Model:
+        """Return a model that nobody removes as long as `held` is open."""
+        return await held.enter_async_context(self._models.opened(path, opening))
 
     async def _keep(
         self,
         workflow: Workflow,
-        directory: Path,
+        held: AsyncExitStack,
         ended: Callable[[Workflow], None],
         *,
         task_status: trio.TaskStatus[None],
@@ -108,8 +109,7 @@ class Starter:
             log.exception("workflow %s failed and is not served any more", workflow.name)
         finally:
             ended(workflow)
-            with trio.CancelScope(shield=True):
-                await remove(directory)
+            await held.aclose()
             workflow.gone.set()
 
 
@@ -123,8 +123,3 @@ async def ended_unless_kept(workflow: Workflow) -> AsyncIterator[None]:
         with trio.CancelScope(shield=True):
             await workflow.gone.wait()
         raise
-
-
-async def remove(directory: Path) -> None:
-    """Remove a directory with all that is in it, if it is there."""
-    await trio.to_thread.run_sync(lambda: shutil.rmtree(directory, ignore_errors=True))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from time import monotonic
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, NamedTuple, overload
 
 import trio
 
@@ -19,8 +19,9 @@ from wfserve.errors import DeadlineError, InternalError, ServiceUnavailableError
 from wfserve.measure.counts import NodeCounts, RequestCounts, status_class
 from wfserve.measure.definitions import EVERYTHING
 from wfserve.measure.recorded import Recorded
-from wfserve.registry.line import Left, Line
+from wfserve.registry.line import Line
 from wfserve.registry.prepare import raise_failures
+from wfserve.registry.shared import Share
 from wfserve.scheduling.arrivals import Arrivals
 from wfserve.scheduling.tally import Tally
 from wfserve.transport.pinned import FirstWithRoom
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from wfserve.dag.walk import Answer, Request
     from wfserve.measure.definitions import Definitions
     from wfserve.registry.prepare import Blueprint, NodePlan
+    from wfserve.registry.shared import SharedLines
+    from wfserve.scheduling.desk import Desk
     from wfserve.scheduling.dispatch import Stage
     from wfserve.state.records import LiveSettings
     from wfserve.transport.base import Lender, Loan, Payload, Transport
@@ -66,11 +69,25 @@ class Bodies:
             self._slabs.rest()
 
 
+class Left(NamedTuple):
+    """Stages that new requests do not take any more, and the route that led to them."""
+
+    route: Route
+    lines: list[Line | Share]
+
+
 class Workflow:
     """A registered workflow and its running parts."""
 
+    route: Route  # of new requests, once all nodes have loaded
+
     def __init__(
-        self, blueprint: Blueprint, transport: Transport, server: int, definitions: Definitions = EVERYTHING
+        self,
+        blueprint: Blueprint,
+        transport: Transport,
+        server: int,
+        shared: SharedLines,
+        definitions: Definitions = EVERYTHING,
     ) -> None:
         self.blueprint = blueprint
         self.name = blueprint.name
@@ -83,6 +100,7 @@ class Workflow:
         self.bodies = Bodies(blueprint, transport)
         self._transport = transport
         self._server = server
+        self._shared = shared
         self._requests: set[Walk | Call] = set()
         self._nursery: trio.Nursery | None = None
         self._closing = trio.Event()
@@ -99,11 +117,13 @@ class Workflow:
             for node, plan in blueprint.nodes.items()
         }
         self._lines = {chain: self._line(chain) for chain in blueprint.plan().stages}
-        self.route = self._routed()
 
-    def _line(self, chain: tuple[str, ...]) -> Line:
-        tallies = [self._tallies[node] for node in chain]
-        return Line(self.blueprint.stage(chain), self._transport, self._server, tallies)
+    def _line(self, chain: tuple[str, ...]) -> Line | Share:
+        plan, tallies = self.blueprint.stage(chain), [self._tallies[node] for node in chain]
+        if plan.shared:
+            version = self.version if self.blueprint.given else None
+            return Share(plan, version, self._shared, tallies[0])
+        return Line(plan, self._transport, self._server, tallies)
 
     def _routed(self) -> Route:
         stages = {node: line.stage for chain, line in self._lines.items() for node in chain}
@@ -113,7 +133,7 @@ class Workflow:
         route = Route(graph, {node: stages[node] for node in graph.nodes}, chains)
         return route._replace(patience=patience(graph, stages, route.step))
 
-    def _connect(self, stages: Mapping[str, Stage]) -> None:
+    def _connect(self, stages: Mapping[str, Stage | Desk]) -> None:
         """Tell each stage where its items come from, if that is from one place."""
         for chain, line in self._lines.items():
             parents = self.blueprint.graph.parents[chain[0]]
@@ -136,16 +156,17 @@ class Workflow:
         async with trio.open_nursery() as self._nursery:
             failures += await self._start(self._lines.values())
             if not failures:
+                self.route = self._routed()
                 await self._serve(drain, loaded)
             self._nursery.cancel_scope.cancel()
         raise_failures(self.name, failures)
 
-    async def _start(self, lines: Iterable[Line]) -> list[str]:
+    async def _start(self, lines: Iterable[Line | Share]) -> list[str]:
         """Start `lines`; return when each has loaded, or has not: those are listed."""
         failures: list[str] = []
         assert self._nursery is not None
 
-        async def load(line: Line) -> None:
+        async def load(line: Line | Share) -> None:
             assert self._nursery is not None
             try:
                 await self._nursery.start(line.run)
@@ -187,18 +208,19 @@ class Workflow:
         """Have from `minimum` to `maximum` workers for one node from now on; `scaled` tells when it is so.
 
         A node that shares a stage gets one of its own unless it has one worker, and shares one again then, if
-        that loads.
+        that loads. One that shares its workers with other workflows leaves them, for those of its new equals.
         """
         before = self.blueprint
         self._not_changed.pop(node, None)
         self.blueprint = before.resized(node, minimum, maximum)
         chain, stages = self.route.chain(node), self.blueprint.plan().stages
-        if len(chain) == 1 or stages == tuple(self._lines):
-            settings = self.blueprint.stage(chain).settings
-            self.route.stages[node].resize(settings.min_workers, settings.max_workers)
-        if stages != tuple(self._lines) and self._nursery is not None:
+        line, as_before = self._lines[chain], stages == tuple(self._lines)
+        in_place = isinstance(line, Line) and (as_before or len(chain) == 1)
+        if in_place:
+            line.configure(self.blueprint.stage(chain))
+        if not (in_place and as_before) and self._nursery is not None:
             self._changes += 1
-            needed = before.nodes[node] if len(chain) > 1 else None
+            needed = before.nodes[node] if len(chain) > 1 or not in_place else None
             self._nursery.start_soon(self._exchange, node, needed)
 
     async def change(self, settings: Mapping[str, LiveSettings]) -> None:
@@ -253,11 +275,11 @@ class Workflow:
         left = Left(self.route, [line for chain, line in before.items() if chain not in kept])
         self._lines = {chain: fresh.get(chain) or before[chain] for chain in plans}
         for chain in kept:
-            before[chain].stage.configure(plans[chain].settings)
+            before[chain].configure(plans[chain])
         self.route = self._routed()
         return [], left
 
-    async def _started_all(self, lines: Collection[Line]) -> list[str]:
+    async def _started_all(self, lines: Collection[Line | Share]) -> list[str]:
         """Start `lines`, or none of them: then say why."""
         try:
             failures = await self._start(lines)
@@ -268,7 +290,7 @@ class Workflow:
             await self._end(lines)
         return failures
 
-    async def _end(self, lines: Iterable[Line]) -> None:
+    async def _end(self, lines: Iterable[Line | Share]) -> None:
         with trio.CancelScope(shield=True):
             for line in lines:
                 await line.retire()
@@ -387,6 +409,11 @@ class Workflow:
     def in_flight(self) -> int:
         """Requests that are being walked."""
         return len(self._requests)
+
+    def sharing(self, node: str) -> list[str] | None:
+        """Return the nodes of others that have the same workers as a node, None if it shares none."""
+        line = self._lines[self.route.chain(node)]
+        return line.others if isinstance(line, Share) else None
 
     def healthy(self) -> bool:
         """Whether every node has as many living workers as it wants at least."""

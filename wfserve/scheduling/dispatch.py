@@ -25,6 +25,7 @@ from wfserve.errors import InternalError, ServiceUnavailableError, WorkerDiedErr
 from wfserve.measure.pressure import MemoryPressure
 from wfserve.scheduling import policy, refusals
 from wfserve.scheduling.alarm import Alarm
+from wfserve.scheduling.desk import Desk
 from wfserve.scheduling.forecast import Forecast
 from wfserve.scheduling.parts import in_parts
 from wfserve.scheduling.queue import StageQueue, Ticket
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from wfserve.measure.counts import NodeCounts
     from wfserve.scheduling.settings import StageSettings, StageStatistics
     from wfserve.transport.base import Payload
-    from wfserve.workers.base import Batch, Item, Listener, Outcome, Pool, Report
+    from wfserve.workers.base import Batch, Item, Listener, Outcome, Pool, Report, Tenant
 
 
 class Source(Protocol):
@@ -51,7 +52,10 @@ class Source(Protocol):
 
 
 class Stage:
-    """The queue of one node, and the pool that serves it. `serve` must run while attempts are made."""
+    """The queue of one node, and the pool that serves it. `serve` must run while attempts are made.
+
+    Where several nodes share it, each has a `Desk`, which its items name as their tenant.
+    """
 
     def __init__(
         self,
@@ -89,18 +93,18 @@ class Stage:
         return report
 
     async def _attempt(self, item: Item, *, retry: bool = False, timeout: float | None = None) -> Report:
-        counts = self._tallies[item.first].counts
+        counts = self._tallies_of(item)[item.first].counts
         counts.retries += retry
         if not self.settings.max_workers:
             counts.refused += 1
-            raise refusals.no_worker(self.settings.name)
-        if self.queue.full and not item.alone and item.form < Form.PART:
+            raise refusals.no_worker(self._name_of(item))
+        if self.queue.full(item.tenant) and not item.alone and item.form < Form.PART:
             counts.refused += 1
-            raise refusals.queue_full(self.settings.name, self.queue.limit)
+            raise refusals.queue_full(self._name_of(item), self.queue.limit)
         now = trio.current_time()
         if not (item.alone or retry) and self._is_late(item, now):
             counts.refused += 1
-            raise refusals.too_late(self.settings.name)
+            raise refusals.too_late(self._name_of(item))
         counts.attempts += 1
         ticket = Ticket(item, now, timeout)
         self._enqueue(ticket)
@@ -114,8 +118,17 @@ class Stage:
             counts.timeouts += 1
             item.alone |= ticket.batch is not None and len(ticket.batch.items) > 1
             self._leave(ticket)
-            return Failed(InternalError(f"{self.steps[item.first].name} timed out"), step=item.first)
+            name = self._name_of(item, item.first)
+            return Failed(InternalError(f"{name} timed out"), step=item.first)
         return outcome
+
+    def _tallies_of(self, item: Item) -> Sequence[Tally]:
+        """Return where what happens to an item is counted, a tally a step."""
+        return item.tenant.tallies if isinstance(item.tenant, Desk) else self._tallies
+
+    def _name_of(self, item: Item, step: int = 0) -> str:
+        """Return what the node is called that an item is for."""
+        return self.steps[step].name if item.tenant is None else item.tenant.name
 
     def _enqueue(self, ticket: Ticket) -> None:
         """Put `ticket` in line and note when its time is up."""
@@ -190,7 +203,7 @@ class Stage:
         if ticket.batch is None:
             self.queue.remove(ticket)
             return
-        self._tallies[ticket.item.first].counts.abandoned += 1
+        self._tallies_of(ticket.item)[ticket.item.first].counts.abandoned += 1
         if self._running.abandon(ticket.batch, ticket):
             self._alarm.ring()  # nobody's timer will stop this batch if it hangs: `serve` has to
         ticket.batch = None
@@ -226,7 +239,7 @@ class Stage:
     def _dispatch(self) -> None:
         if not self.settings.max_workers:
             for ticket in self.queue.empty():
-                ticket.settle(Failed(refusals.no_worker(self.settings.name)))
+                ticket.settle(Failed(refusals.no_worker(self._name_of(ticket.item))))
         self._hold = math.inf
         while self.pool.idle and (tickets := self.queue.take_part() or self._next_batch()):
             self._start(tickets)
@@ -245,7 +258,7 @@ class Stage:
             if tickets[0].item.form is Form.PART:  # one a worker: to share them out is what they are for
                 limit, tickets = 1, tickets[:1]
             waiting = policy.Waiting(len(tickets), min([ticket.arrived for ticket in tickets]), earliest)
-            coming, delay = self._next_coming(now), self.settings.batch_delay
+            coming, delay = self._next_coming(tickets[0].item, now), self.settings.batch_delay
             size, self._hold = policy.next_batch(waiting, coming, cost, now, limit=limit, delay=delay)
             self._alarm.no_later_than(self._hold)
             self.queue.take_out(tickets[:size])
@@ -256,18 +269,19 @@ class Stage:
         late = [ticket for ticket in tickets if ticket.item.terms.asked < end]
         self.queue.take_out(late)
         for ticket in late:
-            self._tallies[ticket.item.first].counts.refused += 1
-            ticket.settle(Failed(refusals.too_late(self.settings.name)))
+            self._tallies_of(ticket.item)[ticket.item.first].counts.refused += 1
+            ticket.settle(Failed(refusals.too_late(self._name_of(ticket.item))))
 
-    def _next_coming(self, now: float) -> policy.Coming:
-        """Return what is expected next from where the stage's items come from."""
-        if self.settings.one_by_one or not self.sources:
+    def _next_coming(self, item: Item, now: float) -> policy.Coming:
+        """Return what is expected next from where items like this one come from."""
+        sources = item.tenant.sources if isinstance(item.tenant, Desk) else self.sources
+        if self.settings.one_by_one or not sources:
             return policy.Coming()
-        return min((source.coming(now) for source in self.sources), key=lambda coming: coming.at)
+        return min((source.coming(now) for source in sources), key=lambda coming: coming.at)
 
-    def coming(self, now: float) -> policy.Coming:
+    def coming(self, now: float, tenant: Tenant | None = None) -> policy.Coming:
         """Return which of its items are expected to end next, and so come to the stages behind it."""
-        return self._forecast.coming(self._running.batches)
+        return self._forecast.coming(self._running.batches, tenant)
 
     def _largest_batch(self) -> int:
         if self.settings.one_by_one:
@@ -284,7 +298,7 @@ class Stage:
         batch.kind = self._forecast.kind(tickets[0].item)
         batch.until = max([self._timing.longest(ticket, batch.started) for ticket in tickets])
         self._running.start(batch, tickets)
-        count_start(self._tallies[tickets[0].item.first], batch, tickets)
+        count_start(self._tallies_of(tickets[0].item)[tickets[0].item.first], batch, tickets)
         if self._scaling.elastic and not tickets[0].rerun:
             arrived = min([ticket.arrived for ticket in tickets])
             lasts = self._forecast.ends(batch) - batch.started
@@ -309,7 +323,7 @@ class Stage:
         tickets = self._running.end(batch)
         now = trio.current_time()
         self._forecast.learn(batch, outcomes, now)
-        count_end(self._tallies, batch, tickets, outcomes, now)
+        count_end(self._tallies_of(batch.items[0]), batch, tickets, outcomes, now)
         splits = self._splits([o for o in outcomes if isinstance(o, Failed) and o.splittable])
         together: list[Ticket] = []  # those that failed as one: their parts may do better alone
         for ticket, result in zip(tickets, outcomes, strict=True):
@@ -370,7 +384,7 @@ class Stage:
             ticket.rerun = True
             self._timing.queued_again(ticket, trio.current_time(), self.queue.parts)
             self._watch(ticket)
-            self._tallies[ticket.item.first].counts.reruns += 1
+            self._tallies_of(ticket.item)[ticket.item.first].counts.reruns += 1
         self.queue.put_back(part)
 
     def statistics(self, step: int = 0) -> StageStatistics:
@@ -381,6 +395,10 @@ class Stage:
             counts.queue_delay_seconds = max(0.0, trio.current_time() - self.queue.oldest)
             counts.running = self._running.items
         return counts
+
+    def running(self, tenant: Tenant) -> int:
+        """Return how many items of a tenant are in batches that run."""
+        return self._running.items_of(tenant)
 
     def measured(self, step: int = 0) -> NodeCounts:
         """Return the distributions of one step."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from wfserve.scheduling.queue import StageQueue, Ticket
     from wfserve.scheduling.settings import StageSettings
-    from wfserve.workers.base import Batch, Item, Report
+    from wfserve.workers.base import Batch, Item, Report, Tenant
 
     Running = Mapping[Batch, Sequence[Ticket | None]]
 
@@ -58,8 +58,8 @@ class Forecast:
     def alike(self, item: Item) -> object:
         """Return what is equal for items that may go together."""
         if self._uniform.isdisjoint(range(item.first, item.last + 1)):
-            return item.route
-        return item.route, item.likeness
+            return item.tenant, item.route
+        return item.tenant, item.route, item.likeness
 
     def cost(self, item: Item) -> Cost:
         """Return what batches take that are of such items."""
@@ -115,12 +115,12 @@ class Forecast:
         before = seconds / size if self._seconds_per_item is None else self._seconds_per_item
         self._seconds_per_item = before + FOLLOWED * (seconds / size - before)
 
-    def coming(self, running: Running) -> policy.Coming:
-        """Return which items are expected to leave the stage next."""
+    def coming(self, running: Running, tenant: Tenant | None) -> policy.Coming:
+        """Return which items of a tenant are expected to leave the stage next."""
         expected = [
             policy.Coming(sum(ticket is not None for ticket in tickets), self.ends(batch))
             for batch, tickets in running.items()
-            if batch.items[0].last == self._last and not batch.items[0].direct
+            if _goes_on(batch.items[0], tenant, self._last)
         ]
         return min(expected, key=lambda coming: coming.at, default=policy.Coming())
 
@@ -144,6 +144,11 @@ class Forecast:
         trial, ticket.trial = ticket.trial, None
         if trial.ended(well=isinstance(outcome, Done)):
             self._uniform.add(trial.step)
+
+
+def _goes_on(item: Item, tenant: Tenant | None, last: int) -> bool:
+    """Whether an item that leaves the stage goes to the stages behind it, of that tenant."""
+    return item.last == last and not item.direct and item.tenant is tenant
 
 
 def _grouped(tickets: list[Ticket], key: Callable[[Item], object]) -> list[list[Ticket]]:

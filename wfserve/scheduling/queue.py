@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from wfserve.scheduling.forecast import Trial
-    from wfserve.workers.base import Batch, Item, Report
+    from wfserve.workers.base import Batch, Item, Report, Tenant
 
 _LEAST_URGENT = (math.inf, 0)
 
@@ -102,10 +102,18 @@ class StageQueue:
         """Return how many parts wait to be run again."""
         return len(self._parts)
 
-    @property
-    def full(self) -> bool:
-        """Whether a new ticket has no place. Parts do not count: they had theirs."""
-        return len(self._new) >= self.limit
+    def full(self, tenant: Tenant | None = None) -> bool:
+        """Whether a new ticket has no place, of which each tenant has as many.
+
+        Parts do not count: they had theirs.
+        """
+        if len(self._new) < self.limit or tenant is None:
+            return len(self._new) >= self.limit
+        return sum(ticket.item.tenant is tenant for ticket in self._new) >= self.limit
+
+    def arrivals(self, tenant: Tenant) -> list[float]:
+        """Return when those came of a tenant that wait."""
+        return [ticket.arrived for ticket in self if ticket.item.tenant is tenant]
 
     @property
     def first(self) -> Ticket | None:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from wfserve.scheduling.queue import Ticket
-    from wfserve.workers.base import Batch
+    from wfserve.workers.base import Batch, Tenant
 
 
 class Running:
@@ -26,6 +26,10 @@ class Running:
     def items(self) -> int:
         """Return how many items there are in all batches."""
         return sum(map(len, self.batches.values()))
+
+    def items_of(self, tenant: Tenant) -> int:
+        """Return how many items there are in the batches of a tenant."""
+        return sum(len(batch.items) for batch in self.batches if batch.items[0].tenant is tenant)
 
     def tickets(self) -> Iterator[Ticket]:
         """Go through the tickets that are waited for."""

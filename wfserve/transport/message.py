@@ -4,7 +4,8 @@ A ring entry only points at a body. Bodies name payloads by `Ref`, never contain
 what children wrote and children decode what the server wrote with the same checks: anything out of bounds
 is a `FrameError`. Integers are little-endian and unaligned.
 
-    call     count, extent, steps, direct, form, then an item: id (16), headers, inputs, (index, ref) each
+    call     count, extent, steps, direct, form, place, then an item: id (16), headers, inputs,
+             (index, ref) each
     reply    results, kept, ran, then a result: VALUE, ref, response
                                               | FAULT, code, splittable, step, kind, text, reached
                                               | DIVIDED, count, ref each
@@ -35,7 +36,7 @@ MAX_KIND_BYTES: Final = 64  # of a fault's kind
 MAX_STEPS: Final = 255  # of a stage: nodes that one worker runs one after the other
 
 _REF: Final = f"{HEADER_SIZE}sIQQ"  # header, then the descriptor: segment, offset, length
-_CALL: Final = struct.Struct("<IIQQBB?B")
+_CALL: Final = struct.Struct("<IIQQIBB?B")
 _UUID_BYTES: Final = 16
 _ITEM: Final = struct.Struct(f"<{_UUID_BYTES}s{_REF}I")
 _INPUT: Final = struct.Struct(f"<I{_REF}")
@@ -89,6 +90,7 @@ class Call(NamedTuple):
     last: int = 0  # and end with
     direct: bool = False  # clients' bodies, whatever the node's parents; the results go to clients
     form: Form = Form.WHOLE
+    place: bytes = b""  # `child.spec.Place` of the node that it is for, where several share the worker
 
 
 class Value(NamedTuple):
@@ -146,7 +148,7 @@ class LoadFailure(NamedTuple):
 def call_size(call: Call) -> int:
     """Return the bytes `encode_call` will write."""
     inputs = sum(len(item.inputs) for item in call.items)
-    return _CALL.size + _ITEM.size * len(call.items) + _INPUT.size * inputs
+    return _CALL.size + len(call.place) + _ITEM.size * len(call.items) + _INPUT.size * inputs
 
 
 def encode_call(call: Call, view: memoryview) -> int:
@@ -154,14 +156,15 @@ def encode_call(call: Call, view: memoryview) -> int:
 
     Raises `ValueError` if a request id is no UUID, `struct.error` if `view` is too short.
     """
-    _CALL.pack_into(view, 0, len(call.items), *call.extent, call.first, call.last, call.direct, call.form)
-    end = _CALL.size
+    items, extent, first, last, direct, form, place = call
+    _CALL.pack_into(view, 0, len(items), *extent, len(place), first, last, direct, form)
+    end = _put(view, _CALL.size, place) if place else _CALL.size
     pack_item, pack_input = _ITEM.pack_into, _INPUT.pack_into
-    for request_id, (header, place), inputs in call.items:
+    for request_id, (header, where), inputs in items:
         number = bytes.fromhex(request_id.replace("-", ""))
         if len(number) != _UUID_BYTES:
             raise ValueError(f"{request_id!r} is no UUID")
-        pack_item(view, end, number, header, *place, len(inputs))
+        pack_item(view, end, number, header, *where, len(inputs))
         end += _ITEM.size
         for index, (input_header, input_place) in inputs:
             pack_input(view, end, index, input_header, *input_place)
@@ -173,13 +176,15 @@ def decode_call(view: memoryview) -> Call:
     """Return the call in `view`; raises `FrameError` if it is not exactly one."""
     data = bytes(view)
     try:
-        count, segment, offset, length, first, last, direct, form = _CALL.unpack_from(data)
-        items = _native.decode_items(data, _CALL.size, count, CallItem, Ref)
+        count, segment, offset, length, size, first, last, direct, form = _CALL.unpack_from(data)
+        begin = _CALL.size + size
+        items = _native.decode_items(data, begin, count, CallItem, Ref)
     except (struct.error, ValueError) as problem:
         raise FrameError(f"What should be a call is none: {problem}") from None
     if form not in _FORMS:
         raise FrameError(f"A call has no items of form {form}")
-    return Call(items, Descriptor(segment, offset, length), first, last, direct, Form(form))
+    extent, place = Descriptor(segment, offset, length), data[_CALL.size : begin]
+    return Call(items, extent, first, last, direct, Form(form), place)
 
 
 def reply_size(reply: Reply) -> int:

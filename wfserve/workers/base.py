@@ -61,6 +61,15 @@ class ItemRoute(NamedTuple):
 _route = lru_cache(ROUTES)(ItemRoute)  # a few for each stage; it is asked for several times an item
 
 
+class Tenant:
+    """One of several nodes that share the replicas of a pool: no batch is of more than one."""
+
+    def __init__(self, name: str, place: bytes) -> None:
+        """`name` is its registered name, and `place` what a replica is told of it with each batch."""
+        self.name = name
+        self.place = place
+
+
 @dataclass(slots=True, eq=False)
 class Item:
     """One job of one request at one stage. The pool shares what it needs of the payloads.
@@ -81,6 +90,7 @@ class Item:
     form: Form = Form.WHOLE
     terms: Terms = NO_TERMS  # of its request
     reached: Payload | None = None  # the input of its first step, where that is not the stage's
+    tenant: Tenant | None = None  # the node that it is for, where several share the stage
     _shapes: tuple[bytes, ...] | None = field(default=None, init=False, repr=False)  # once asked for
 
     @property

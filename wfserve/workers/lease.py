@@ -106,7 +106,8 @@ class Lease:
         extent = self._lend_for_results(len(items))
         calls = [self._call_item(item) for item in items]
         self._order = _memory_order(calls)
-        call = Call(tuple([calls[number] for number in self._order]), extent, *items[0].route)
+        place = b"" if items[0].tenant is None else items[0].tenant.place
+        call = Call(tuple([calls[number] for number in self._order]), extent, *items[0].route, place)
         self._slot = slot = self._arena.loan(call_size(call))
         length = encode_call(call, slot.buffer)
         return Message(MessageKind.CALL, self.number, slot.descriptor._replace(length=length))
