@@ -1,10 +1,13 @@
 """What TorchServe's documentation lists as known issues of workflows, item by item, is none here."""
 
 import http.server
+import re
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 import httpx
 import pytest
@@ -14,6 +17,7 @@ from tests.e2e.test_restart import healthy, killed
 from tests.servers import Server
 
 KINDS = pytest.mark.parametrize("kind", ["serve", "hypercorn"])
+WEIGHT = 80  # MiB of a model
 ANSWER = "def handle(data, context):\n    return data and [{!r} for _ in data]\n"
 
 
@@ -116,22 +120,25 @@ def site(directory):
 
 
 def test_public_model_urls_whose_file_names_are_registered_already(tmp_path, archives):
-    for word in ("one", "two"):
+    for word in ("here", "one", "two"):
         (tmp_path / word).mkdir()
         pack_handler(tmp_path / word, "m", ANSWER.format(word))
+    shutil.copy(tmp_path / "here" / "m.mar", archives)
     with (
-        site(tmp_path / "one") as one,
-        site(tmp_path / "two") as two,
+        site(tmp_path) as web,
         Server(tmp_path, archives, allowed_urls=r"http://127\\.0\\.0\\.1:.*") as server,
     ):
-        for word, web in (("one", one), ("two", two)):
-            pack(archives, word, f"models:\n  m: {{url: {web}/m.mar}}\ndag:\n  m: []\n")
+        urls = {"one": f"{web}/one/m.mar", "two": f"{web}/two/m.mar", "here": "m.mar", "there": "other/m.mar"}
+        for word, url in urls.items():
+            pack(archives, word, f"models:\n  m: {{url: {url}}}\ndag:\n  m: []\n")
             server.register(f"{word}.war")
-        assert [server.predict(word).text for word in ("one", "two")] == ["one", "two"]
+        answers = {word: server.predict(word).text for word in urls}
+        # What is no URL is looked for in the model store, by the last part of its path.
+        assert answers == {"one": "one", "two": "two", "here": "here", "there": "here"}
         killed(server)
-    with Server(tmp_path, archives) as server:  # without either site
+    with Server(tmp_path, archives) as server:  # without the site
         healthy(server)
-        assert [server.predict(word).text for word in ("one", "two")] == ["one", "two"]
+        assert {word: server.predict(word).text for word in urls} == answers
         assert list((tmp_path / "state/registry/contents/incoming").iterdir()) == []
 
 
@@ -186,3 +193,45 @@ def test_3362_workers_go_when_idle_and_come_back(tmp_path, archives, kind):
             while workers_of(server):
                 pass
             healthy(server)
+
+
+HEAVY = f"""
+import os
+
+held = os.urandom({WEIGHT} << 20)
+
+def handle(data, context):
+    return data and [f"{{context.model_name}} {{os.getpid()}}" for _ in data]
+"""
+
+
+def proportional(pids):
+    """MiB that processes hold together: of what several have, each its part."""
+    texts = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
+    return sum(int(re.search(r"^Pss: +(\d+) kB$", text, re.MULTILINE)[1]) for text in texts) / 1024
+
+
+@KINDS
+def test_1103_a_model_is_shared_between_workflows(tmp_path, archives, kind):
+    pack_handler(archives, "m", HEAVY)
+    for name in ("one", "two"):
+        pack(archives, name, "models:\n  m: {url: m.mar, share: on}\ndag:\n  m: []\n")
+    with Server(tmp_path, archives, kind) as server:
+        server.register("one.war")
+        pid = server.predict("one").text.removeprefix("one__m ")
+        before = proportional(server.descendants())
+        server.register("two.war")
+        assert server.predict("two").text == f"two__m {pid}"
+        assert proportional(server.descendants()) - before < WEIGHT / 8
+        described = [server.call("GET", f"/models/{word}__m").json()[0] for word in ("one", "two")]
+        assert [each["sharedWith"] for each in described] == [["two__m"], ["one__m"]]
+        assert [each["workers"][0]["pid"] for each in described] == [int(pid)] * 2
+        assert server.call("GET", "/workflows/one").json()[0]["shared"] == {"m": ["two__m"]}
+        server.call("DELETE", "/workflows/one")
+        assert server.predict("two").text == f"two__m {pid}"
+        assert server.call("GET", "/models/two__m").json()[0]["sharedWith"] == []
+        killed(server)
+    with Server(tmp_path, archives, kind) as server:
+        healthy(server)
+        server.register("one.war")
+        assert server.predict("one").text.split()[1] == server.predict("two").text.split()[1]

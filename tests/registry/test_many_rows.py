@@ -138,3 +138,24 @@ async def test_what_a_client_gives_up_leaves_nothing(config, archives):
                 await ask(opened, "sums2", numbers(400).tobytes())
         assert len(json.loads(await ask(opened, "sums2", numbers(9).tobytes()))) == 9
         assert opened.lookup("sums2").in_flight == 0
+
+
+async def test_rows_of_nodes_that_share_workers(config, store, archives):
+    for name in ("x", "y"):
+        spec = SPEC.format(model="sums", workers=2).replace("input-shape", "share: on, input-shape")
+        pack(store, name, spec)
+    async with registry(config) as opened:
+        for name in ("x", "y"):
+            await opened.register(f"{name}.war")
+        assert opened.lookup("x").sharing("m") == ["y__m"]
+        found = {}
+
+        async def fetch(name, count):
+            found[name] = orjson.loads(await ask(opened, name, numbers(count).tobytes()))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fetch, "x", 10)
+            nursery.start_soon(fetch, "y", 7)
+        for name, count in (("x", 10), ("y", 7)):
+            assert [row[2] for row in found[name]] == numbers(count).sum(axis=1).tolist()
+            assert max(row[0] for row in found[name]) <= 4

@@ -97,6 +97,27 @@ async def test_an_environment_of_its_own(config, archived):
         assert '"beside": "99.0"' not in said
 
 
+async def test_those_of_a_shared_model_are_installed_once(config, store, archived, monkeypatch):
+    config = dataclasses.replace(config, install_py_dep_per_model=True)
+    commands = []
+    original = trio.run_process
+
+    async def run_process(command, **more):
+        commands.append(command)
+        return await original(command, **more)
+
+    monkeypatch.setattr(trio, "run_process", run_process)
+    archived()
+    for name in ("a", "b"):
+        pack(store, name, SPEC.replace("asker.mar", "asker.mar\n    share: on"), BESIDE)
+    async with registry(config) as opened:
+        for name in ("a", "b"):
+            assert '"click": "99.0"' in await answer(opened, f"{name}.war")
+        assert len(commands) == 1
+        await opened.unregister("a")
+        assert '"click": "99.0"' in await predict(opened.lookup("b"), b"x", opened)
+
+
 async def test_without_leave_nothing_is_installed(config, archived):
     async with registry(config) as opened:
         assert '"click": "99.0"' not in await answer(opened, archived())

@@ -131,6 +131,16 @@ async def test_what_differs_is_not_shared(config, store, at, model, settings):
         assert await pid_of(opened, a) != await pid_of(opened, c)
 
 
+async def test_equal_nodes_of_one_workflow(config, store, at):
+    models = "\n".join(f"  {node}: {{url: m.mar, share: on}}" for node in ("m", "n"))
+    pack(store, "c", f"models:\n{models}\ndag:\n  m: [n]\n")
+    async with registry(config) as opened:
+        c = await opened.register("c.war")
+        assert (len(workers()), c.sharing("m"), c.sharing("n")) == (1, ["c__n"], ["c__m"])
+        assert await predict(c, b"x", opened) == "x"
+        assert json.loads(await predict(c, b"names", opened))[1] == ["c__m", "c__n"]
+
+
 async def test_archives_are_told_by_content(config, store, at):
     (store / "same.mar").write_bytes((store / "m.mar").read_bytes())
     pack(store, "c", SPEC.format("").replace("m.mar", "same.mar"))
