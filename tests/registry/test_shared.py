@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 
 import orjson
@@ -38,10 +39,12 @@ def handle(data, context):
         return [{"described": context.model_name}]
     context.metrics.add_counter("words", len(data))
     words = [bytes(row["body"]).decode() for row in data]
-    return [answer(word, words) for word in words]
+    return [answer(word, words, context.model_name) for word in words]
 
-def answer(word, words):
-    if word == "sleep":
+def answer(word, words, name):
+    if word == "name":
+        return name
+    elif word == "sleep":
         time.sleep(0.3)
     elif word == "hang":
         time.sleep(3600)
@@ -201,6 +204,43 @@ async def test_a_change_moves_one_node_and_back(config, at):
             assert (await pid_of(opened, a), b.sharing("m")) == (pid, ["a__m"])
             await until(lambda: len(workers()) == 1)
         assert a.route.stages["m"].statistics().attempts == 5
+
+
+async def test_a_change_of_the_only_one_moves_nobody(config, store, at):
+    pack(store, "c", SPEC.format(", timeout-ms: 5000"))
+    async with registry(config) as opened:
+        a = await opened.register("a.war")
+        pid = await pid_of(opened, a)
+        await opened.change("a", None, {"m": LiveSettings(timeout_ms=5000)})
+        assert a.route.stages["m"].steps[0].timeout == 5.0
+        await opened.scale("a__m", None, 1, 2)
+        await opened.scale("a__m", None, 1, 1)
+        await a.scaled("m")
+        c = await opened.register("c.war")
+        b = await opened.register("b.war")
+        assert (c.sharing("m"), b.sharing("m")) == (["a__m"], [])
+        assert await pid_of(opened, a) == await pid_of(opened, c) == pid
+        await opened.change("b", None, {"m": LiveSettings(timeout_ms=5000)})  # there is a set like that
+        assert a.sharing("m") == ["b__m", "c__m"]
+        await until(lambda: workers() == {pid})
+
+
+async def test_who_comes_while_a_change_waits_for_other_workers(config, store, at):
+    pack(store, "c", "models:\n  m: {url: m.mar, share: on}\n  n: {url: m.mar}\ndag:\n  m: [n]\n")
+    async with registry(config) as opened:
+        c = await opened.register("c.war")
+        (at / "GATE").touch()
+        changed = {"m": LiveSettings(timeout_ms=5000), "n": LiveSettings(batch_size=2)}
+        async with trio.open_nursery() as nursery:
+            before = workers()
+            nursery.start_soon(opened.change, "c", None, changed)
+            await until(lambda: workers() > before)
+            a = await opened.register("a.war")
+            assert a.sharing("m") == ["c__m"]
+            (at / "GATE").unlink()
+        assert (a.sharing("m"), c.sharing("m")) == ([], [])
+        assert a.route.stages["m"].settings.timeout == 10.0
+        assert await predict(c, b"x", opened) == await predict(a, b"x", opened) == "x"
 
 
 async def test_scaling_moves_one_node_and_back(config, at):
@@ -394,6 +434,45 @@ async def test_an_archive_that_the_first_did_not_unpack_is_unpacked_by_the_next(
         assert len(outcomes) == len(list(opened)) == 1
         assert len(calls) == 2
         assert len(left_in(config)) == 2
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_whatever_others_do_requests_are_answered(config, at, seed):
+    chance = random.Random(seed)
+
+    async def ask(opened, workflow, name, answered):
+        while True:
+            assert await predict(workflow, b"name", opened) == f"{name}__m"
+            answered[name] = answered.get(name, 0) + 1
+
+    async def change(opened, name):
+        registered = False
+        for _ in range(12):
+            if not registered:
+                await opened.register("b.war", name)
+            elif chance.random() < 0.3:
+                await opened.unregister(name)
+            elif chance.random() < 0.5:
+                settings = LiveSettings(
+                    timeout_ms=chance.choice([5000, 10_000]), batch_size=chance.choice([1, 4])
+                )
+                await opened.change(name, None, {"m": settings})
+            else:
+                await opened.scale(f"{name}__m", None, 1, chance.choice([1, 2]))
+                await opened.lookup(name).scaled("m")
+            registered = any(each.name == name for each in opened.names)
+            if registered:
+                assert await predict(opened.lookup(name), b"name", opened) == f"{name}__m"
+
+    async with registry(config) as opened, trio.open_nursery() as steady:
+        answered = {}
+        steady.start_soon(ask, opened, await opened.register("a.war"), "a", answered)
+        async with trio.open_nursery() as nursery:
+            for name in ("x", "y", "z"):
+                nursery.start_soon(change, opened, name)
+        before = dict(answered)
+        await until(lambda: answered["a"] > before["a"])
+        steady.cancel_scope.cancel()
 
 
 async def test_a_restart_shares_again(config, at):

@@ -13,7 +13,7 @@ from wfserve.workers.pool import ProcessPool
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from wfserve.registry.prepare import StagePlan
+    from wfserve.registry.stageplan import StagePlan
     from wfserve.scheduling.tally import Tally
     from wfserve.transport.base import Transport
     from wfserve.workers.base import Listener, Pool

@@ -1,7 +1,7 @@
 """A Blueprint says all about a workflow before anything of it runs: which workers, with which settings.
 
-`prepare` fetches and unpacks the archives into one directory, which is all that has to be removed if the
-workflow is never started, or once it has ended.
+`prepare` fetches the archives and unpacks all that are not shared into one directory, which is all of it that
+has to be removed if the workflow is never started, or once it has ended.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import trio
 from wfserve.archive.extract import ExtractLimits
 from wfserve.archive.mar import open_model
 from wfserve.archive.war import open_workflow
-from wfserve.child.spec import Place, WorkerSpec
+from wfserve.child.spec import WorkerSpec
 from wfserve.dag.graph import Graph
 from wfserve.dag.plan import NodeFacts, plan
 from wfserve.errors import WfserveError, WorkflowError
 from wfserve.registry.identity import DEFAULT_VERSION, identify
-from wfserve.registry.placement import Gpus, Seats, placed, placement_of
+from wfserve.registry.placement import Gpus, Seats, placement_of
 from wfserve.registry.requirements import Packages, install
-from wfserve.scheduling.settings import StageSettings, StepSettings
+from wfserve.registry.stageplan import StagePlan, fused
+from wfserve.scheduling.settings import StageSettings
 from wfserve.state.records import LiveSettings
-from wfserve.workers.pool import PoolSettings
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -152,71 +152,6 @@ class Blueprint:
         outside = self.graph.children[chain[-1]]
         readers = [*chain[1:], *(outside if len(outside) == 1 else ())]
         return any(self.nodes[reader].copies_to_gpu for reader in readers)
-
-
-@dataclass(frozen=True, slots=True)
-class StagePlan:
-    """One stage: its nodes, what their workers are told, and how it schedules."""
-
-    nodes: tuple[str, ...]
-    chain: tuple[WorkerSpec, ...]
-    settings: StageSettings
-    seats: tuple[Seats, ...]  # of each node's workers
-    pins_results: bool
-    shared: bool  # by its node with equal ones, wherever these stand
-
-    def common(self) -> StagePlan:
-        """Return the plan of the one stage of all nodes that may share workers with this one.
-
-        It is called as the archive calls the model.
-        """
-        (worker,) = self.chain
-        name = _model_name(worker)
-        settings = replace(self.settings, name=name)
-        return replace(self, nodes=(name,), chain=(worker.at(Place(name)),), settings=settings)
-
-    def is_alike(self, other: StagePlan) -> bool:
-        """Whether workers started by both would be the same, and scheduled alike.
-
-        Where they go is said by the archive, which is the same then.
-        """
-        ours, theirs = ((plan.chain, plan.settings, plan.pins_results) for plan in (self, other))
-        return ours == theirs
-
-    @property
-    def pool(self) -> PoolSettings:
-        """Return how its pool starts, and where its workers go."""
-        place = partial(placed, seats=self.seats)
-        return PoolSettings(
-            self.settings.min_workers, self.settings.startup_timeout, place, self.pins_results
-        )
-
-
-def _model_name(worker: WorkerSpec) -> str:
-    model = (worker.manifest or {}).get("model") or {}
-    return model.get("modelName") or "shared"
-
-
-def fused(stages: Sequence[StageSettings]) -> StageSettings:
-    """Return how a stage schedules that runs the nodes of several; of one, it is that one.
-
-    As many requests may wait for it as for one of them. Its batches are as large as its models allow.
-    """
-    first, *behind = stages
-    models = [stage for stage in stages if not stage.one_by_one]
-    steps = tuple(StepSettings(s.name, s.timeout, s.retry_attempts, s.isolate) for s in behind)
-    return replace(
-        first,
-        batch_size=min([stage.batch_size for stage in models], default=1),
-        batch_delay=min([stage.batch_delay for stage in models], default=0.0),
-        divisible=first.divisible and not behind,
-        one_by_one=not models,
-        min_workers=max(stage.min_workers for stage in stages),
-        max_workers=max(stage.max_workers for stage in stages),
-        startup_timeout=sum(stage.startup_timeout for stage in stages),
-        queue_size=max(stage.queue_size for stage in stages),
-        following=steps,
-    )
 
 
 async def prepare(

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from wfserve.registry.prepare import Model, StagePlan
+    from wfserve.registry.prepare import Model
+    from wfserve.registry.stageplan import StagePlan
     from wfserve.scheduling.tally import Tally
     from wfserve.transport.base import Transport
     from wfserve.workers.pool import ProcessPool
@@ -107,8 +108,7 @@ class SharedLines:
 
         Raises `LoadError` if one of its first workers does not load.
         """
-        found = next((each for each in self._sets if each.plan.is_alike(share.common)), None)
-        chosen = found or self._started(share.common)
+        chosen = self.find(share.common) or self._started(share.common)
         chosen.users.append(share)
         try:
             await chosen.loaded.wait()
@@ -119,6 +119,10 @@ class SharedLines:
             chosen.users.remove(share)
             if not chosen.users:
                 await self._end(chosen)
+
+    def find(self, plan: StagePlan) -> _Set | None:
+        """Return the set of workers of nodes with this common plan, None if there are none."""
+        return next((each for each in self._sets if each.plan.is_alike(plan)), None)
 
     def _started(self, plan: StagePlan) -> _Set:
         made = _Set(plan, self._transport, self._server)
@@ -201,11 +205,22 @@ class Share:
         return sorted(each.name for each in users if each is not self)
 
     def serves(self, plan: StagePlan) -> bool:
-        """Whether the line is the one that a node with `plan` has."""
-        return self.common.is_alike(plan.common())
+        """Whether the line is the one of nodes with `plan`, or may become it by `configure`.
+
+        It may while nobody else uses it, its workers would be told the same, and there is no such line.
+        """
+        common = plan.common()
+        if self.common.is_alike(common):
+            return True
+        return self.others == [] and self.common.chain == common.chain and self._lines.find(common) is None
 
     def configure(self, plan: StagePlan) -> None:
-        """Schedule as `plan` says, which it `serves`: as before."""
+        """Schedule as `plan` says, which it `serves`."""
+        assert self._set is not None
+        self.plan, self.common = plan, plan.common()
+        self._set.plan = self.common
+        self._set.line.configure(self.common)
+        self.stage.settings, self.stage.steps = plan.settings, plan.settings.steps
 
     async def retire(self) -> None:
         """Leave the line, and return when that is done: if nobody is left, when its workers have ended."""

@@ -19,54 +19,31 @@ from wfserve.errors import DeadlineError, InternalError, ServiceUnavailableError
 from wfserve.measure.counts import NodeCounts, RequestCounts, status_class
 from wfserve.measure.definitions import EVERYTHING
 from wfserve.measure.recorded import Recorded
+from wfserve.registry.bodies import Bodies
 from wfserve.registry.line import Line
 from wfserve.registry.prepare import raise_failures
 from wfserve.registry.shared import Share
 from wfserve.scheduling.arrivals import Arrivals
 from wfserve.scheduling.tally import Tally
-from wfserve.transport.pinned import FirstWithRoom
-from wfserve.transport.slab import Slabs
 from wfserve.workers.base import LoadError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from wfserve.dag.walk import Answer, Request
     from wfserve.measure.definitions import Definitions
     from wfserve.registry.prepare import Blueprint, NodePlan
     from wfserve.registry.shared import SharedLines
+    from wfserve.registry.stageplan import StagePlan
     from wfserve.scheduling.desk import Desk
     from wfserve.scheduling.dispatch import Stage
     from wfserve.state.records import LiveSettings
-    from wfserve.transport.base import Lender, Loan, Payload, Transport
+    from wfserve.transport.base import Transport
     from wfserve.workers.base import Done, Pool
     from wfserve.workers.pool import ProcessPool
 
+    Chain = tuple[str, ...]  # the nodes of a stage
     Watch = Callable[[Callable[[], object]], object]  # has one called when the client has gone
-
-
-class Bodies:
-    """Lends memory for bodies where they will be read: neighbouring rows, or pinned for a GPU."""
-
-    def __init__(self, blueprint: Blueprint, transport: Transport) -> None:
-        batch, row = blueprint.batch_of_bodies(), blueprint.nodes[blueprint.graph.start].worker.row_bytes
-        self._slabs = Slabs(transport.arena, batch, row) if batch > 1 else None
-        self._lender: Lender = self._slabs or transport.arena
-        if blueprint.pins_bodies and transport.pinned is not None:
-            self._lender = FirstWithRoom([transport.pinned, self._lender])
-
-    def loan(self, nbytes: int) -> Loan:
-        """Return at least `nbytes`. Raises `ServiceUnavailableError` when there are no more."""
-        return self._lender.loan(nbytes)
-
-    def publish(self, header: bytes, data: bytes | bytearray) -> Payload:
-        """Return a copy of `data` as a payload. Raises `ServiceUnavailableError` when there is no room."""
-        return self._lender.publish(header, data)
-
-    def rest(self) -> None:
-        """Hold nothing: no request is under way."""
-        if self._slabs is not None:
-            self._slabs.rest()
 
 
 class Left(NamedTuple):
@@ -208,16 +185,18 @@ class Workflow:
         """Have from `minimum` to `maximum` workers for one node from now on; `scaled` tells when it is so.
 
         A node that shares a stage gets one of its own unless it has one worker, and shares one again then, if
-        that loads. One that shares its workers with other workflows leaves them, for those of its new equals.
+        that loads. One that shares its workers with other workflows leaves them, for those of its new equals,
+        unless it is the only one.
         """
         before = self.blueprint
         self._not_changed.pop(node, None)
         self.blueprint = before.resized(node, minimum, maximum)
         chain, stages = self.route.chain(node), self.blueprint.plan().stages
-        line, as_before = self._lines[chain], stages == tuple(self._lines)
-        in_place = isinstance(line, Line) and (as_before or len(chain) == 1)
+        line, plan = self._lines[chain], self.blueprint.stage(chain)
+        as_before = stages == tuple(self._lines)
+        in_place = (as_before or len(chain) == 1) and line.serves(plan)
         if in_place:
-            line.configure(self.blueprint.stage(chain))
+            line.configure(plan)
         if not (in_place and as_before) and self._nursery is not None:
             self._changes += 1
             needed = before.nodes[node] if len(chain) > 1 or not in_place else None
@@ -268,10 +247,10 @@ class Workflow:
         """Have new requests take the stages that are planned now; return why not, and what they leave."""
         before = self._lines
         plans = {chain: self.blueprint.stage(chain) for chain in self.blueprint.plan().stages}
-        kept = {chain for chain, plan in plans.items() if chain in before and before[chain].serves(plan)}
-        fresh = {chain: self._line(chain) for chain in plans if chain not in kept}
-        if failures := await self._started_all(fresh.values()):
+        failures, fresh = await self._fresh_lines(plans)
+        if failures:
             return failures, Left(self.route, [])
+        kept = plans.keys() - fresh.keys()
         left = Left(self.route, [line for chain, line in before.items() if chain not in kept])
         self._lines = {chain: fresh.get(chain) or before[chain] for chain in plans}
         for chain in kept:
@@ -279,16 +258,26 @@ class Workflow:
         self.route = self._routed()
         return [], left
 
-    async def _started_all(self, lines: Collection[Line | Share]) -> list[str]:
-        """Start `lines`, or none of them: then say why."""
-        try:
-            failures = await self._start(lines)
+    async def _fresh_lines(
+        self, plans: Mapping[Chain, StagePlan]
+    ) -> tuple[list[str], dict[Chain, Line | Share]]:
+        """Start lines for those of `plans` that no line serves, or none of them: then say why."""
+        fresh: dict[Chain, Line | Share] = {}
+        failures: list[str] = []
+        try:  # while some load, others may begin to use a line that was to be changed in place
+            while not failures and (missing := self._unserved(plans.keys() - fresh.keys(), plans)):
+                fresh |= {chain: self._line(chain) for chain in missing}
+                failures = await self._start([fresh[chain] for chain in missing])
         except BaseException:
-            await self._end(lines)
+            await self._end(fresh.values())
             raise
         if failures:
-            await self._end(lines)
-        return failures
+            await self._end(fresh.values())
+        return failures, fresh
+
+    def _unserved(self, chains: Iterable[Chain], plans: Mapping[Chain, StagePlan]) -> list[Chain]:
+        lines = self._lines
+        return [each for each in chains if each not in lines or not lines[each].serves(plans[each])]
 
     async def _end(self, lines: Iterable[Line | Share]) -> None:
         with trio.CancelScope(shield=True):
