@@ -227,6 +227,9 @@ def test_1103_a_model_is_shared_between_workflows(tmp_path, archives, kind):
         assert [each["sharedWith"] for each in described] == [["two__m"], ["one__m"]]
         assert [each["workers"][0]["pid"] for each in described] == [int(pid)] * 2
         assert server.call("GET", "/workflows/one").json()[0]["shared"] == {"m": ["two__m"]}
+        server.predict("two")
+        for word, count in (("one", 1), ("two", 2)):
+            assert server.metric("wfserve_node_attempts_total", workflow=word, node="m") == count
         server.call("DELETE", "/workflows/one")
         assert server.predict("two").text == f"two__m {pid}"
         assert server.call("GET", "/models/two__m").json()[0]["sharedWith"] == []

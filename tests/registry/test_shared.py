@@ -14,9 +14,12 @@ from tests.pools import workers
 from tests.registries import left_in, predict, registry, until
 from tests.support import payload, text
 from wfserve.archive import mar
+from wfserve.child.spec import WorkerSpec
 from wfserve.dag.walk import Request
-from wfserve.errors import InternalError, WorkflowError
+from wfserve.errors import InternalError, ServiceUnavailableError, WorkflowError
 from wfserve.registry import prepare
+from wfserve.registry.stageplan import StagePlan
+from wfserve.scheduling.settings import StageSettings
 from wfserve.state.records import LiveSettings
 
 # It does what a word says, and remembers by which names it was called, or loaded.
@@ -345,6 +348,39 @@ async def test_who_leaves_while_its_abandoned_batch_runs(config, at):
             client.cancel_scope.cancel()
         await opened.unregister("a")
         assert await predict(b, b"x", opened) == "x"
+
+
+async def test_a_line_that_fails_ends_who_uses_it_and_nobody_else(config, store, at, caplog):
+    async with registry(config) as opened:
+        a, b = await opened.register("a.war"), await opened.register("b.war")
+        other = await opened.register("echo.war")
+
+        def fail():
+            raise RuntimeError("a defect")
+
+        opened._starter._lines._sets[0].line.stage._attend = fail
+        for workflow in (a, b):
+            with pytest.raises(ServiceUnavailableError, match="is being unregistered"):
+                await predict(workflow, b"x", opened)
+            await workflow.gone.wait()
+        assert await predict(other, b"x", opened) == "x"
+        assert "the shared workers of m have failed" in caplog.text
+        assert await predict(await opened.register("b.war", "c"), b"x", opened) == "x"
+
+
+@pytest.mark.parametrize(
+    ("manifest", "name"),
+    [
+        (None, "shared"),
+        ({"model": {"modelName": "resnet"}}, "resnet"),
+        ({"model": {"modelName": "a\nb"}}, "shared"),
+    ],
+)
+def test_workers_have_the_models_own_name(manifest, name):
+    worker = WorkerSpec("w__m", "m.py", "/m", manifest=manifest, parents=("a",), leaf=True)
+    plan = StagePlan(("m",), (worker,), StageSettings("w__m"), (), pins_results=False, shared=True).common()
+    assert (plan.nodes, plan.settings.name) == ((name,), name)
+    assert plan.chain == (WorkerSpec(name, "m.py", "/m", manifest=manifest),)
 
 
 async def test_a_registration_that_fails_leaves_the_others_alone(config, store, at):

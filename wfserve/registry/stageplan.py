@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from wfserve.archive.spec import LONGEST_NAME
 from wfserve.child.spec import Place, WorkerSpec
 from wfserve.registry.placement import Seats, placed
 from wfserve.scheduling.settings import StageSettings, StepSettings
@@ -54,8 +55,9 @@ class StagePlan:
 
 
 def _model_name(worker: WorkerSpec) -> str:
-    model = (worker.manifest or {}).get("model") or {}
-    return model.get("modelName") or "shared"
+    """Return the model's own name, if it can stand in a log as the name of its workers."""
+    name = ((worker.manifest or {}).get("model") or {}).get("modelName") or ""
+    return name if name.isprintable() and 0 < len(name) <= LONGEST_NAME else "shared"
 
 
 def fused(stages: Sequence[StageSettings]) -> StageSettings:
