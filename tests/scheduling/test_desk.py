@@ -60,9 +60,12 @@ async def test_batches_are_of_one_node_and_the_most_urgent_is_first(autojump_clo
             await trio.testing.wait_all_tasks_blocked()
         assert [each.desk.statistics().queued for each in (a, b)] == [2, 2]
         assert [each.desk.statistics().running for each in (a, b)] == [1, 0]
+        await trio.sleep(0.25)
+        b.attempt(40.0)
+        assert [each.desk.statistics().queue_delay_seconds for each in (a, b)] == [0.25, 0.25]
 
     bench = await run_bench(scenario, slow, timeout=5.0)
-    assert served(bench) == [("a", 1), ("a", 2), ("b", 2)]
+    assert served(bench) == [("a", 1), ("a", 2), ("b", 3)]
 
 
 async def test_each_counts_its_own(autojump_clock, run_bench):
