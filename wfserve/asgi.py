@@ -21,6 +21,7 @@ from wfserve.errors import WfserveError
 from wfserve.http.apis import Apis
 from wfserve.http.auth import open_tokens
 from wfserve.http.hypercorn import under_hypercorn
+from wfserve.registry import startup
 from wfserve.registry.lone import models_of
 from wfserve.registry.opening import open_registry
 
@@ -90,7 +91,7 @@ class App:
         async with open_registry(config) as registry, trio.open_nursery() as nursery:
             nursery.start_soon(_end_with_launcher)
             with self.serving(registry, anywhere=True):
-                registry.load(config.load_workflows, models)
+                startup.load(registry, config.load_workflows, models)
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
             nursery.cancel_scope.cancel()

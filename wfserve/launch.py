@@ -22,6 +22,7 @@ from wfserve.http.refusal import OwnAnswers
 from wfserve.http.server import ServerSettings, serve
 from wfserve.http.tls import serve_tls, tls_context
 from wfserve.notify import Supervisor
+from wfserve.registry import startup
 from wfserve.registry.lone import models_of
 from wfserve.registry.opening import open_registry
 
@@ -97,7 +98,7 @@ async def _serve(config: Config, carriers: Carriers, example: tuple[str, Path] |
             _say_where(config)
             supervisor.tell("READY=1")
             nursery.start_soon(supervisor.keep_told, partial(_how_many_are_up, registry))
-            registry.load(config.load_workflows, models)
+            startup.load(registry, config.load_workflows, models)
             await registry.loaded()
             if example is not None:
                 _say_how(registry, config, *example)

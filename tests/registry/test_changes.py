@@ -10,6 +10,7 @@ from tests.archives import FUNCTIONS, chain, pack, pack_handler
 from tests.pools import workers
 from tests.registries import left_in, predict, registry, running, until
 from wfserve.errors import BadRequestError, ConflictError, InternalError, ServiceUnavailableError
+from wfserve.registry.startup import load
 from wfserve.state.files import StateError
 from wfserve.state.records import LiveSettings, Traffic
 
@@ -167,7 +168,7 @@ async def test_versions_load_side_by_side_and_are_restored_so(config):
         for version in ("1.0", "2.0", "3.0"):
             nursery.start_soon(opened.register, "echo.war", "w", version)
     async with registry(config) as opened:
-        opened.load()
+        load(opened)
         assert not opened.healthy()
         with pytest.raises(ServiceUnavailableError, match="has not been loaded"):
             opened.lookup("w")

@@ -10,6 +10,7 @@ from tests.registries import predict, registry
 from wfserve.archive.war import open_workflow
 from wfserve.errors import ConfigError
 from wfserve.registry.lone import missing, models_of, packed
+from wfserve.registry.startup import load
 from wfserve.state.torchserve import SnapshotModel
 
 MODEL = SnapshotModel("noop", "1.0", False, "noop.mar", 1, 2, 3, 100, 60, None)
@@ -29,7 +30,7 @@ def versions(opened):
 
 async def test_they_are_served_as_they_ran(lone):
     async with registry(lone) as opened:
-        opened.load(models=[DEFAULT, MODEL])
+        load(opened, models=[DEFAULT, MODEL])
         await opened.loaded()
         assert opened.healthy()
         assert versions(opened) == ["1.11", "1.0"]
@@ -46,13 +47,13 @@ async def test_they_are_served_as_they_ran(lone):
 
 async def test_what_is_there_stays_as_it_is(lone, store):
     async with registry(lone) as opened:
-        opened.load(models=[DEFAULT, MODEL])
+        load(opened, models=[DEFAULT, MODEL])
         await opened.loaded()
         await opened.set_default("noop", "1.0")
         before = opened.state.workflow("noop"), opened.state.history()
     (store / "noop.mar").unlink()
     async with registry(lone) as opened:
-        opened.load(models=[DEFAULT, MODEL])
+        load(opened, models=[DEFAULT, MODEL])
         await opened.loaded()
         assert opened.healthy()
         assert (opened.state.workflow("noop"), opened.state.history()) == before
@@ -61,10 +62,10 @@ async def test_what_is_there_stays_as_it_is(lone, store):
 
 async def test_one_more_version_beside_those_that_are_there(lone):
     async with registry(lone) as opened:
-        opened.load(models=[MODEL])
+        load(opened, models=[MODEL])
         await opened.loaded()
     async with registry(lone) as opened:
-        opened.load(models=[DEFAULT, MODEL])
+        load(opened, models=[DEFAULT, MODEL])
         await opened.loaded()
         assert versions(opened) == ["1.0", "1.11"]
         assert opened.lookup("noop").version == "1.0"  # who answers is not changed by a start
@@ -82,7 +83,7 @@ async def test_one_more_version_beside_those_that_are_there(lone):
 )
 async def test_one_that_does_not_load_is_told_and_keeps_no_other_from_it(lone, caplog, broken, told):
     async with registry(lone) as opened:
-        opened.load(models=[replace(DEFAULT, **broken), MODEL])
+        load(opened, models=[replace(DEFAULT, **broken), MODEL])
         await opened.loaded()
         assert not opened.healthy()
         assert told in caplog.text

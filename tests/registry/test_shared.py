@@ -19,6 +19,7 @@ from wfserve.dag.walk import Request
 from wfserve.errors import InternalError, ServiceUnavailableError, WorkflowError
 from wfserve.registry import prepare
 from wfserve.registry.stageplan import StagePlan
+from wfserve.registry.startup import load
 from wfserve.scheduling.settings import StageSettings
 from wfserve.state.records import LiveSettings
 
@@ -518,7 +519,7 @@ async def test_a_restart_shares_again(config, at):
         await opened.change("behind", None, {"m": LiveSettings(timeout_ms=5000)})
         await opened.register("b.war")
     async with registry(config) as opened:
-        opened.load()
+        load(opened)
         await opened.loaded()
         assert opened.healthy()
         assert opened.lookup("a").sharing("m") == ["b__m"]

@@ -10,11 +10,12 @@ from tests.registries import left_in, predict, registry, until
 from wfserve.errors import ConfigError, InternalError
 from wfserve.registry import opening, start
 from wfserve.registry.opening import open_registry
+from wfserve.registry.startup import load
 
 
 async def test_loading_at_start(config, store):
     async with registry(config) as opened:
-        opened.load(("echo.war", "second=echo.war"))
+        load(opened, ("echo.war", "second=echo.war"))
         assert not opened.healthy()
         async with trio.open_nursery() as nursery:  # any number may wait
             nursery.start_soon(opened.loaded)
@@ -35,7 +36,7 @@ async def test_what_does_not_load_at_start_is_unhealthy_and_stops_nothing(config
             return await original(url, *more, **named)
 
         monkeypatch.setattr(start, "prepare", prepare)
-        opened.load(("missing.war", "full.war", "echo.war"))
+        load(opened, ("missing.war", "full.war", "echo.war"))
         await opened.loaded()
         assert [workflow.name for workflow in opened] == ["echo"]
         assert sorted(opened.failed_to_load) == ["full.war", "missing.war"]

@@ -17,13 +17,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from wfserve.errors import ConflictError
 from wfserve.measure import definitions
 from wfserve.measure.counts import ResponseCounts
-from wfserve.registry.claims import DEFAULT, WHOLE, Claims, of_nodes
+from wfserve.registry.claims import DEFAULT, WHOLE, Claims, PresentError, of_nodes
 from wfserve.registry.identity import Identity, identify
-from wfserve.registry.loading import Loads, Named, failure_logged
-from wfserve.registry.lone import missing, register_models
+from wfserve.registry.loading import Loads, failure_logged
 from wfserve.registry.samples import Samples
 from wfserve.registry.serving import Served, Serving
 from wfserve.registry.shadow import Shadows
@@ -35,7 +33,7 @@ from wfserve.state.records import LiveSettings
 from wfserve.state.store import Author
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from wfserve.archive.war import WorkflowArchive
     from wfserve.config import Config
@@ -47,16 +45,10 @@ if TYPE_CHECKING:
     from wfserve.state.durable import State
     from wfserve.state.records import Traffic, Version
     from wfserve.state.records import Workflow as Record
-    from wfserve.state.torchserve import SnapshotModel
     from wfserve.transport.base import Arena, Transport
 
 log = logging.getLogger(__name__)
 ITSELF = Author("server")
-AT_START = Author("load_workflows")
-
-
-class PresentError(ConflictError):
-    """There is that version, from another URL perhaps (409)."""
 
 
 class Registry(Serving):
@@ -350,46 +342,12 @@ class Registry(Serving):
             del self._started[key]
             self._show(workflow.name)
 
-    def load(self, urls: Iterable[str] = (), models: Iterable[SnapshotModel] = ()) -> None:
-        """Start, in the background, every version that the state has, and what `urls` and `models` name.
+    def runs(self, name: str, version: str) -> bool:
+        """Whether a version has been started."""
+        return (name, version) in self._started
 
-        A URL may be `name=archive`, which gives it another name. An archive in the store is served as it is
-        there now, or as it was kept if that cannot be; one with another URL, or a model, is registered once.
-        """
-        named = [Named.read(url) for url in urls]
-        records = self.state.workflows.values()
-        kept = [(record.name, each) for record in records for each in record.versions]
-        fresh = [each for each in named if each.in_store or not any(each.means(*one) for one in kept)]
-        again = [one for one in kept if any(each.means(*one) for each in fresh)]
-        for one in kept:
-            if one not in again:
-                self.loads.start_soon(self._restore, *one)
-        if fresh:
-            self.loads.start_soon(self._load_named, fresh, again)
-        for versions in missing(models, {(name, version.version) for name, version in kept}):
-            self.loads.start_soon(register_models, self, versions)
-
-    async def _load_named(self, named: Sequence[Named], kept: Sequence[tuple[str, Version]]) -> None:
-        """Register what is named; those of `kept` that are not among it are restored."""
-        async with trio.open_nursery() as nursery:
-            for each in named:
-                nursery.start_soon(self._load, each, any(each.means(*one) for one in kept))
-        async with trio.open_nursery() as nursery:
-            for name, version in kept:
-                if (name, version.version) not in self._started:
-                    nursery.start_soon(self._restore, name, version)
-
-    async def _load(self, named: Named, is_kept: bool) -> None:
-        with failure_logged(str(named)):
-            try:
-                workflow = await self.register(named.url, named.name, again=True, author=AT_START)
-                workflow.loaded_at_startup = True
-            except Exception as error:
-                if not (is_kept or isinstance(error, PresentError)):
-                    self.failed_to_load.append(str(named))
-                raise
-
-    async def _restore(self, name: str, version: Version) -> None:
+    async def restore(self, name: str, version: Version) -> None:
+        """Start a version that the state has, from the archives that were kept; what is wrong is logged."""
         timeouts = version.startup_timeout, version.response_timeout
         identity = Identity(name, version.version, version.given, version.settings)
         what = f"{name} {version.version}"

@@ -20,6 +20,10 @@ def of_nodes(version: str, nodes: Iterable[str]) -> list[str]:
     return [f"{version} {node}" for node in nodes]
 
 
+class PresentError(ConflictError):
+    """There is that version, from another URL perhaps (409)."""
+
+
 class Claims:
     """What is being changed of each workflow: versions, nodes of them, `DEFAULT`, `SAMPLE`, or all."""
 
