@@ -3,89 +3,47 @@
 
 #include <array>
 #include <cstdint>
-#include <cstring>
 #include <stdexcept>
 #include <string_view>
 
 #include "bindings.hpp"
-#include "frame.hpp"
+#include "body.hpp"
 
 namespace wfserve {
 
 namespace {
 
-using Header = std::array<char, sizeof(FrameHeader)>;
-using Uuid = std::array<unsigned char, 16>;
-
-// The integers of a body, front to back; wfserve/transport/message.py says in which order they come.
 class Items {
   public:
-    Items(std::string_view data, PyTypeObject* item, PyTypeObject* ref)
-        : data_(data), item_type_(item), ref_type_(ref) {}
+    Items(const nb::bytes& data, std::size_t start, PyTypeObject* item)
+        : body_(data, start), item_type_(item) {}
 
     nb::object read(std::uint64_t count) {
-        check(count, sizeof(Uuid) + kRefBytes + sizeof(std::uint32_t));
+        body_.check(count, sizeof(Uuid) + kRefBytes + sizeof(std::uint32_t));
         nb::object items = nb::steal(PyTuple_New(static_cast<Py_ssize_t>(count)));
         if (!items.is_valid()) nb::raise_python_error();
         for (std::uint64_t number = 0; number < count; ++number) {
             PyTuple_SET_ITEM(items.ptr(), static_cast<Py_ssize_t>(number), item().release().ptr());
         }
-        if (!data_.empty())
+        if (body_.left() > 0)
             throw std::invalid_argument("A message is followed by bytes that are not its own");
         return items;
     }
 
   private:
-    // A header, and the descriptor's segment, offset and length.
-    static constexpr std::size_t kRefBytes =
-        sizeof(Header) + sizeof(std::uint32_t) + 2 * sizeof(std::uint64_t);
-
-    // That `count` things of at least `least` bytes can still follow.
-    void check(std::uint64_t count, std::size_t least) const {
-        if (count > data_.size() / least) throw std::invalid_argument("A message is cut short");
-    }
-
-    template <class Field>
-    Field take() {
-        check(1, sizeof(Field));
-        Field field;
-        std::memcpy(&field, data_.data(), sizeof(Field));
-        data_.remove_prefix(sizeof(Field));
-        return field;
-    }
-
     nb::object item() {
-        nb::object id = text_of(take<Uuid>());
-        nb::object headers = ref();
-        const auto count = take<std::uint32_t>();
-        check(count, sizeof(std::uint32_t) + kRefBytes);
+        nb::object id = text_of(body_.take<Uuid>());
+        nb::object headers = body_.ref();
+        const auto count = body_.take<std::uint32_t>();
+        body_.check(count, sizeof(std::uint32_t) + kRefBytes);
         nb::object inputs = nb::steal(PyTuple_New(static_cast<Py_ssize_t>(count)));
         if (!inputs.is_valid()) nb::raise_python_error();
         for (std::uint32_t number = 0; number < count; ++number) {
-            const auto parent = take<std::uint32_t>();
-            nb::object input = nb::make_tuple(parent, ref());
+            const auto parent = body_.take<std::uint32_t>();
+            nb::object input = nb::make_tuple(parent, body_.ref());
             PyTuple_SET_ITEM(inputs.ptr(), static_cast<Py_ssize_t>(number), input.release().ptr());
         }
         return make_tuple(item_type_, {std::move(id), std::move(headers), std::move(inputs)});
-    }
-
-    nb::object ref() {
-        nb::object header = header_of(take<Header>());
-        const auto segment = take<std::uint32_t>();
-        const auto offset = take<std::uint64_t>();
-        return make_tuple(ref_type_,
-                          {std::move(header), make_descriptor(segment, offset, take<std::uint64_t>())});
-    }
-
-    // Headers of a batch are alike. One object for equal ones, whose hash is known then, as they are looked
-    // up.
-    nb::object header_of(const Header& header) {
-        for (Known& known : known_) {
-            if (known.object.is_valid() && known.header == header) return known.object;
-        }
-        Known& oldest = known_[next_++ % known_.size()];
-        oldest = {header, nb::bytes(header.data(), header.size())};
-        return oldest.object;
     }
 
     static nb::object text_of(const Uuid& uuid) {
@@ -100,43 +58,68 @@ class Items {
         return nb::str(text.data(), text.size());
     }
 
-    struct Known {
-        Header header{};
-        nb::object object;
-    };
-
-    std::string_view data_;
+    Body body_;
     PyTypeObject* item_type_;
-    PyTypeObject* ref_type_;
-    std::array<Known, 2> known_;  // the items' headers, and their inputs
-    std::size_t next_ = 0;
 };
 
-PyTypeObject* tuple_type(const nb::type_object& type) {
-    auto* found = reinterpret_cast<PyTypeObject*>(type.ptr());
-    if (!PyType_IsSubtype(found, &PyTuple_Type)) throw nb::type_error("Items are made of named tuples");
-    return found;
+nb::object decode_items(const nb::bytes& data, std::size_t start, std::uint64_t count,
+                        const nb::type_object& item) {
+    return Items(data, start, tuple_type(item)).read(count);
 }
 
-nb::object decode_items(const nb::bytes& data, std::size_t start, std::uint64_t count,
-                        const nb::type_object& item, const nb::type_object& ref) {
-    if (start > data.size()) throw std::invalid_argument("A message is cut short");
-    const std::string_view whole(data.c_str(), data.size());
-    return Items(whole.substr(start), tuple_type(item), tuple_type(ref)).read(count);
+void put_ref(Writing& body, nb::handle ref) {
+    const nb::object place = ref[1];
+    body.put_ref(nb::cast<nb::bytes>(nb::object(ref[0])), parse_u32(place[0]), parse_u64(place[1]),
+                 parse_u64(place[2]));
+}
+
+nb::bytes encode_passed(const nb::sequence& passed) {
+    Writing body;
+    body.put(static_cast<std::uint32_t>(nb::len(passed)));
+    for (nb::handle each : passed) {
+        body.put(parse_u32(nb::object(each[0])));
+        put_ref(body, nb::object(each[1]));
+    }
+    return body.bytes();
+}
+
+nb::object encode_values(const nb::sequence& results, std::uint64_t longest, const nb::type_object& value) {
+    Writing body;
+    std::size_t count = 0;
+    for (nb::handle result : results) {
+        if (reinterpret_cast<PyObject*>(Py_TYPE(result.ptr())) != value.ptr()) break;
+        const nb::bytes response = nb::cast<nb::bytes>(result[1]);
+        check_response(response.size(), longest);
+        body.put(kValue);
+        put_ref(body, nb::object(result[0]));
+        body.put(static_cast<std::uint32_t>(response.size()));
+        body.put(std::string_view(response.c_str(), response.size()));
+        ++count;
+    }
+    return nb::make_tuple(body.bytes(), count);
 }
 
 }  // namespace
 
 void bind_child(nb::module_& module) {
+    module.def("encode_passed", encode_passed, nb::arg("passed"),
+               nb::sig("def encode_passed("
+                       "passed: collections.abc.Sequence[tuple[int, wfserve.transport.base.Ref]]) -> bytes"),
+               "Return which items of a call have reached a step, and its input of each, encoded.");
     module.def(
-        "decode_items", decode_items, nb::arg("data"), nb::arg("start"), nb::arg("count"), nb::arg("item"),
-        nb::arg("ref"),
-        nb::sig("def decode_items(data: bytes, start: int, count: int, "
-                "item: type[wfserve.transport.message.CallItem], ref: type[wfserve.transport.message.Ref]) "
-                "-> tuple[wfserve.transport.message.CallItem, ...]"),
-        "Return the items of an encoded call, which begin at `start`, as named tuples.\n\n"
-        "An item is made of its id, the ref of its headers, and pairs of an index and a ref; a ref\n"
-        "of a frame header and a descriptor. Raises `ValueError` if the data are not exactly that.");
+        "encode_values", encode_values, nb::arg("results"), nb::arg("longest"), nb::arg("value"),
+        nb::sig("def encode_values(results: collections.abc.Sequence[wfserve.transport.message.Result], "
+                "longest: int, value: type[wfserve.transport.message.Value]) -> tuple[bytes, int]"),
+        "Return the results of a reply up to the first that is no value, encoded, and how many those are.\n\n"
+        "Raises `ValueError` if a response has more than `longest` bytes.");
+    module.def("decode_items", decode_items, nb::arg("data"), nb::arg("start"), nb::arg("count"),
+               nb::arg("item"),
+               nb::sig("def decode_items(data: bytes, start: int, count: int, "
+                       "item: type[wfserve.transport.message.CallItem]) "
+                       "-> tuple[wfserve.transport.message.CallItem, ...]"),
+               "Return the items of an encoded call, which begin at `start`, as named tuples.\n\n"
+               "An item is made of its id, the ref of its headers, and pairs of an index and a ref; a ref\n"
+               "of a frame header and a descriptor. Raises `ValueError` if the data are not exactly that.");
 }
 
 }  // namespace wfserve

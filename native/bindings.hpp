@@ -36,13 +36,20 @@ void import_contract();
 
 // Do what `NamedTuple._make` does, without its Python frame; `type` is a tuple's without fields of its own.
 nb::object make_tuple(PyTypeObject* type, std::initializer_list<nb::object> fields);
+// `type` as make_tuple wants it; a TypeError if it is none.
+PyTypeObject* tuple_type(const nb::type_object& type);
 nb::object make_descriptor(std::uint32_t segment, std::uint64_t offset, std::uint64_t length);
+nb::object make_ref(const nb::bytes& header, nb::object place);
 nb::object make_message(const Entry& entry);
 Entry parse_message(nb::handle message);
+std::uint64_t parse_u64(nb::handle value);
+std::uint32_t parse_u32(nb::handle value);
 
 void bind_arena(nb::module_& module);
 void bind_child(nb::module_& module);
 void bind_gather(nb::module_& module);
+void bind_memory(nb::module_& module);
 void bind_rings(nb::module_& module);
+void bind_server(nb::module_& module);
 
 }  // namespace wfserve

@@ -16,6 +16,8 @@ struct FrameHeader {
     std::int64_t shape[10];
 };
 
+inline constexpr std::uint8_t kTensor = 4;  // the kind whose rows may be neighbours
+
 static_assert(sizeof(FrameHeader) == 96);
 static_assert(offsetof(FrameHeader, version) == 0);
 static_assert(offsetof(FrameHeader, kind) == 1);

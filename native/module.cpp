@@ -15,22 +15,10 @@ namespace {
 
 PyTypeObject* descriptor_type = nullptr;
 PyTypeObject* message_type = nullptr;
+PyTypeObject* ref_type = nullptr;
 
 nb::object number(std::uint64_t value) {
     return nb::steal(PyLong_FromUnsignedLongLong(value));
-}
-
-std::uint64_t parse_u64(nb::handle value) {
-    const unsigned long long parsed = PyLong_AsUnsignedLongLong(value.ptr());
-    if (parsed == std::numeric_limits<unsigned long long>::max() && PyErr_Occurred())
-        nb::raise_python_error();
-    return parsed;
-}
-
-std::uint32_t parse_u32(nb::handle value) {
-    const std::uint64_t parsed = parse_u64(value);
-    if (parsed > std::numeric_limits<std::uint32_t>::max()) throw std::overflow_error("A field has 32 bits");
-    return static_cast<std::uint32_t>(parsed);
 }
 
 PyTypeObject* import_type(const nb::module_& module, const char* name) {
@@ -48,6 +36,25 @@ void translate_system_error(const std::exception_ptr& error, void*) {
 
 }  // namespace
 
+std::uint64_t parse_u64(nb::handle value) {
+    const unsigned long long parsed = PyLong_AsUnsignedLongLong(value.ptr());
+    if (parsed == std::numeric_limits<unsigned long long>::max() && PyErr_Occurred())
+        nb::raise_python_error();
+    return parsed;
+}
+
+std::uint32_t parse_u32(nb::handle value) {
+    const std::uint64_t parsed = parse_u64(value);
+    if (parsed > std::numeric_limits<std::uint32_t>::max()) throw std::overflow_error("A field has 32 bits");
+    return static_cast<std::uint32_t>(parsed);
+}
+
+PyTypeObject* tuple_type(const nb::type_object& type) {
+    auto* found = reinterpret_cast<PyTypeObject*>(type.ptr());
+    if (!PyType_IsSubtype(found, &PyTuple_Type)) throw nb::type_error("Items are made of named tuples");
+    return found;
+}
+
 nb::object make_tuple(PyTypeObject* type, std::initializer_list<nb::object> fields) {
     nb::object made = nb::steal(type->tp_alloc(type, static_cast<Py_ssize_t>(fields.size())));
     if (!made.is_valid()) nb::raise_python_error();
@@ -62,10 +69,15 @@ void import_contract() {
     const nb::module_ base = nb::module_::import_("wfserve.transport.base");
     descriptor_type = import_type(base, "Descriptor");
     message_type = import_type(base, "Message");
+    ref_type = import_type(base, "Ref");
 }
 
 nb::object make_descriptor(std::uint32_t segment, std::uint64_t offset, std::uint64_t length) {
     return make_tuple(descriptor_type, {number(segment), number(offset), number(length)});
+}
+
+nb::object make_ref(const nb::bytes& header, nb::object place) {
+    return make_tuple(ref_type, {header, std::move(place)});
 }
 
 nb::object make_message(const Entry& entry) {
@@ -97,6 +109,8 @@ NB_MODULE(_native, module) {
     bind_rings(module);
     bind_gather(module);
     bind_child(module);
+    bind_memory(module);
+    bind_server(module);
     module.attr("FRAME_HEADER_SIZE") = sizeof(FrameHeader);
     module.attr("RING_CAPACITY") = kRingCapacity;
     module.def(

@@ -6,6 +6,7 @@ from typing_extensions import Buffer
 
 import wfserve.transport.base
 import wfserve.transport.message
+import wfserve.workers.base
 
 class Payload:
     """Published bytes: immutable, and freed with their last handle and view."""
@@ -150,12 +151,22 @@ def adjacent(sources: Sequence[Buffer]) -> bool:
     Within one mapping they then are one view, and nothing has to be gathered.
     """
 
+def encode_passed(passed: Sequence[tuple[int, wfserve.transport.base.Ref]]) -> bytes:
+    """Return which items of a call have reached a step, and its input of each, encoded."""
+
+def encode_values(
+    results: Sequence[wfserve.transport.message.Result],
+    longest: int,
+    value: type[wfserve.transport.message.Value],
+) -> tuple[bytes, int]:
+    """
+    Return the results of a reply up to the first that is no value, encoded, and how many those are.
+
+    Raises `ValueError` if a response has more than `longest` bytes.
+    """
+
 def decode_items(
-    data: bytes,
-    start: int,
-    count: int,
-    item: type[wfserve.transport.message.CallItem],
-    ref: type[wfserve.transport.message.Ref],
+    data: bytes, start: int, count: int, item: type[wfserve.transport.message.CallItem]
 ) -> tuple[wfserve.transport.message.CallItem, ...]:
     """
     Return the items of an encoded call, which begin at `start`, as named tuples.
@@ -163,6 +174,69 @@ def decode_items(
     An item is made of its id, the ref of its headers, and pairs of an index and a ref; a ref
     of a frame header and a descriptor. Raises `ValueError` if the data are not exactly that.
     """
+
+def address_of(buffer: Buffer) -> int:
+    """Return where the bytes of a contiguous buffer lie in this process."""
+
+def copy_from(destination: Buffer, address: int) -> None:
+    """
+    Fill a contiguous buffer with what lies at an address of this process.
+
+    The caller answers for it that as many bytes lie there.
+    """
+
+def note_progress(memory: Buffer, tag: int, step: int, item: int) -> None:
+    """Write the first word of a worker's progress, which begins with `item` of `step` now."""
+
+class LentExtent:
+    """
+    Lent memory that is filled from its start; pieces begin at multiples of 64 bytes,
+    but equal tensors lie one behind the other.
+    """
+
+    def __init__(self, memory: Buffer, segment: int, offset: int) -> None:
+        """Fill `memory`, as it is mapped, which lies at `offset` of `segment`."""
+
+    def fits(self, nbytes: int) -> bool:
+        """Whether a piece of `nbytes` fits for certain."""
+
+    def place(self, nbytes: int, header: bytes = b"") -> wfserve.transport.base.Descriptor | None:
+        """Take a piece, for the frame with `header` if it is one; None if there is no room."""
+
+    def put(self, header: bytes, nbytes: int, source: Buffer | int) -> wfserve.transport.message.Ref | None:
+        """
+        Take a piece and copy a frame into it: a contiguous buffer of `nbytes`, or as many bytes at an
+        address of this process, for which the caller answers. None if there is no room.
+        """
+
+def encode_items(
+    items: Sequence[wfserve.workers.base.Item],
+    inputs: list[wfserve.transport.base.Payload],
+    headers: list[wfserve.transport.base.Payload],
+) -> tuple[bytes, list[int]]:
+    """
+    Return the items of a call, encoded in the order in which their inputs lie, and that order.
+
+    Each payload is shared, and `inputs` or `headers` have the new handles, whatever is raised then:
+    `ValueError` where an id is no UUID or a handle has been released.
+    """
+
+def decode_values(
+    data: bytes, start: int, count: int, longest: int, value: type[wfserve.transport.message.Value]
+) -> tuple[list[wfserve.transport.message.Value], int]:
+    """
+    Return the results of a reply, from `start` on, up to the first that is no value, and where it
+    begins.
+
+    Raises `ValueError` if the data are cut short or a response has more than `longest` bytes.
+    """
+
+def publish_part(
+    ref: wfserve.transport.base.Ref,
+    loans: list[wfserve.transport.base.Loan],
+    payloads: list[wfserve.transport.base.Payload],
+) -> wfserve.transport.base.Payload | None:
+    """Return what a ref names as a part of the first loan, else payload, that it lies in, else None."""
 
 FRAME_HEADER_SIZE: int = 96
 

@@ -277,22 +277,24 @@ def test_neighbouring_parts_within_an_input_are_copied(memory: Memory) -> None:
 
 
 class TwoSegments:
-    """A child's end whose segments are mapped one behind the other."""
+    """A child's end whose segments, of 1000 bytes, are mapped one behind the other."""
+
+    def __init__(self) -> None:
+        self.memory = np.zeros(3000, np.uint8)
 
     def map(self, descriptor: Descriptor) -> memoryview:
-        return np.zeros(descriptor.length, np.uint8).data
-
-    def origin(self, descriptor: Descriptor) -> int:
-        return 1000 * descriptor.segment
+        start = 1000 * descriptor.segment + descriptor.offset
+        return self.memory[start : start + descriptor.length].data
 
 
 def test_a_run_does_not_go_on_in_another_segment() -> None:
-    inputs = Inputs(TwoSegments())  # type: ignore[arg-type]
+    link = TwoSegments()
+    inputs, origin = Inputs(link), address_of(link.memory)  # type: ignore[arg-type]
     for segment, offset in ((1, 900), (2, 0), (2, 100)):
         inputs.borrow(Ref(b"", Descriptor(segment, offset, 100)))
-    assert inputs.run(1900, 300) is None
-    assert inputs.run(1900, 200) is None
-    assert inputs.run(2000, 200) is not None
+    assert inputs.run(origin + 1900, 300) is None
+    assert inputs.run(origin + 1900, 200) is None
+    assert inputs.run(origin + 2000, 200) is not None
 
 
 def test_a_part_of_the_view_is_handed_on_where_it_lies(memory: Memory) -> None:

@@ -9,7 +9,6 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
 import trio
 import trio.testing
@@ -335,18 +334,6 @@ class TestMapping:
         with pytest.raises(ValueError, match=r"\w"):
             child.map(place)
         loan.release()
-
-    def test_where_a_segment_lies(self, lender: Lender, ends: tuple[Link, ChildLink]) -> None:
-        _, child = ends
-        loans = [lender.loan(nbytes) for nbytes in (100, 100, 5000)]
-        for loan in loans:
-            place = loan.descriptor
-            address = np.frombuffer(child.map(place), np.uint8).ctypes.data
-            assert child.origin(place) == address - place.offset
-        with pytest.raises(ValueError, match=r"\w"):
-            child.origin(loans[0].descriptor._replace(segment=7))
-        for loan in loans:
-            loan.release()
 
     def test_whether_anybody_still_looks_can_be_told(
         self, lender: Lender, ends: tuple[Link, ChildLink]

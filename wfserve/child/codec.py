@@ -17,7 +17,8 @@ import json
 import math
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import orjson
@@ -27,7 +28,7 @@ from wfserve.child import container, media, objects
 from wfserve.child.fault import UNSUPPORTED, NodeError
 from wfserve.child.inputs import address_of
 from wfserve.child.tensors import Sized, lies_row_major, write_elements
-from wfserve.transport.base import Descriptor
+from wfserve.transport.base import Descriptor, new_tuple
 from wfserve.transport.frame import MAX_RANK, REMEMBERED, Kind, object_layout, pack_header, parse_header
 from wfserve.transport.message import MAX_RESPONSE_BYTES
 
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from wfserve.child.inputs import Inputs
     from wfserve.transport.message import Ref
 
+
+_FLAT: Final = frozenset((bytes, bytearray, memoryview, str))
 _JSON_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 
@@ -49,6 +52,7 @@ class Encoded(NamedTuple):
     nbytes: int
     write: Callable[[memoryview], None]
     place: Descriptor | None = None
+    source: Any = None  # what holds the bytes as they are, or their address, which `write` keeps alive
 
 
 Encoder = Callable[[Any, "Inputs"], Encoded]
@@ -93,7 +97,7 @@ def encode_native(value: Any, inputs: Inputs, archive: objects.Archive) -> Encod
     """Encode for a node that reads it as it is."""
     if isinstance(value, torch.Tensor) and objects.is_plain(value) and value.dim() <= MAX_RANK:
         return _tensor(value, inputs)
-    if isinstance(value, (bytes, bytearray, memoryview, str)) and type(value).__module__ == "builtins":
+    if type(value) in _FLAT:
         return _flat(value, inputs)
     pickled = objects.dump(value, archive)
     layout = object_layout(len(pickled.pickle), [buffer.nbytes for buffer in pickled.buffers])
@@ -153,7 +157,7 @@ def _listed(value: Any) -> Any:
 
 
 def _raw(kind: Kind, data: bytes | bytearray | memoryview) -> Encoded:
-    return Encoded(pack_header(kind, len(data)), len(data), partial(_copy, data))
+    return Encoded(pack_header(kind, len(data)), len(data), partial(_copy, data), source=data)
 
 
 def _sized(sized: Sized) -> Encoded:
@@ -180,14 +184,23 @@ def _view(value: memoryview, inputs: Inputs) -> Encoded:
         return _raw(Kind.BYTES, value.tobytes())
     flat = value.cast("B")
     place = inputs.locate(address_of(flat), flat.nbytes)
-    return Encoded(pack_header(Kind.BYTES, flat.nbytes), flat.nbytes, partial(_copy, flat), place)
+    header = _bytes_header(flat.nbytes)
+    return new_tuple(Encoded, (header, flat.nbytes, partial(_copy, flat), place, flat))
 
 
 def _tensor(value: torch.Tensor, inputs: Inputs) -> Encoded:
     nbytes = value.nbytes
     header = _tensor_header(value.dtype, value.shape, nbytes)
-    place = inputs.locate(value.data_ptr(), nbytes) if lies_row_major(value) else None
-    return Encoded(header, nbytes, partial(write_elements, value), place)
+    if not lies_row_major(value):
+        return Encoded(header, nbytes, partial(write_elements, value))
+    address = value.data_ptr()
+    place = inputs.locate(address, nbytes)
+    return new_tuple(Encoded, (header, nbytes, partial(write_elements, value), place, address or None))
+
+
+@lru_cache(REMEMBERED)
+def _bytes_header(nbytes: int) -> bytes:
+    return pack_header(Kind.BYTES, nbytes)
 
 
 @lru_cache(REMEMBERED)  # spares the look at the name and a copy of the shape
@@ -219,10 +232,11 @@ def decode_run(
     They are tensors, or raw bytes that are said to be of `dtype` and `shape`.
     """
     header, (segment, start, nbytes) = refs[0]
+    if shape is None and header[1] != Kind.TENSOR:
+        return None
     places = range(start, start + nbytes * len(refs), nbytes or 1)
-    if any(
-        ref != (header, (segment, place, nbytes)) for ref, place in zip(refs, places, strict=False)
-    ) or len(places) < len(refs):
+    in_a_row = zip(repeat(header), zip(repeat(segment), places, repeat(nbytes)))
+    if [*refs] != [*in_a_row]:
         return None
     parsed = parse_header(header)
     if parsed.kind == Kind.TENSOR:
@@ -244,10 +258,9 @@ def decode_run(
 
 def decode_native(ref: Ref, inputs: Inputs) -> Any:
     """Return an input as its parent returned it; bytes are a writable memoryview."""
-    header = parse_header(ref.header)
-    kind = header.kind
+    kind, dtype, shape, _ = parse_header(ref.header)
     if kind is Kind.TENSOR:
-        return objects.tensor_of(inputs.borrow(ref), header.dtype, header.shape)
+        return objects.tensor_of(inputs.borrow(ref), dtype, shape)
     if kind is Kind.TEXT:
         return str(inputs.look(ref), "utf-8")
     if kind is Kind.JSON:

@@ -11,9 +11,8 @@ from bisect import bisect_right
 from operator import attrgetter, is_, methodcaller
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
-from wfserve.transport.base import Descriptor
+from wfserve._native import address_of as address_of
+from wfserve.transport.base import Descriptor, new_tuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -28,12 +27,6 @@ if TYPE_CHECKING:
 _start_of, _shape_of = methodcaller("data_ptr"), attrgetter("shape")
 
 
-def address_of(buffer: Buffer) -> int:
-    """Return where the bytes of a buffer lie in this process."""
-    address: int = np.frombuffer(memoryview(buffer), dtype=np.uint8).__array_interface__["data"][0]
-    return address
-
-
 class _View(NamedTuple):
     """Memory from `start` up to `end` that somebody has looked at."""
 
@@ -42,18 +35,19 @@ class _View(NamedTuple):
     exporter: weakref.ref[Buffer]
 
 
+class _Borrowed(NamedTuple):
+    """An input that the handler was given."""
+
+    start: int  # address
+    descriptor: Descriptor
+    exporter: weakref.ref[Buffer]
+
+
 class Watched:
     """A borrowed input: where it lies, and whoever may look at it, by itself or with its neighbours."""
 
-    __slots__ = ("_exporter", "_runs", "_same", "descriptor", "end", "start")
-
-    def __init__(
-        self, descriptor: Descriptor, start: int, exporter: weakref.ref[Buffer], runs: list[_View]
-    ) -> None:
-        self.descriptor = descriptor
-        self.start = start  # addresses in this process
-        self.end = start + descriptor.length
-        self._exporter = exporter
+    def __init__(self, borrowed: _Borrowed, runs: list[_View]) -> None:
+        self._start, self.descriptor, self._exporter = borrowed
         self._runs = runs  # of all inputs of the step
         self._same: tuple[Watched, ...] = ()
 
@@ -67,7 +61,7 @@ class Watched:
         )
 
     def _is_part_of(self, run: _View) -> bool:
-        return run.start < self.end and self.start < run.end
+        return run.start < self._start + self.descriptor.length and self._start < run.end
 
     def stand_for(self, other: Watched) -> None:
         """Be alive as long as `other` is, too, which lies in the same place."""
@@ -79,12 +73,11 @@ class Inputs:
 
     def __init__(self, link: ChildLink, *, copied: bool = False) -> None:
         self.copies = 0  # made of inputs on their way to the handler
-        self._link = link
         self._map = link.map
         self._copied = copied
-        self._watched: list[Watched] = []
-        self._starting: dict[int, Watched] = {}  # by where one begins
-        self._places: list[Watched] | None = None
+        self._borrowed: list[_Borrowed] = []
+        self._starting: dict[int, Descriptor] = {}  # by where one begins
+        self._places: list[_Borrowed] | None = None  # in order
         self._runs: list[_View] = []
         self._settled = False
         self._bases: list[tuple[torch.Tensor, list[torch.Tensor]]] = []
@@ -106,7 +99,7 @@ class Inputs:
         if self._copied:
             return memoryview(bytearray(self.read(ref)))
         view = self._map(descriptor)
-        self._watch(descriptor, weakref.ref(view.obj))
+        self._watch(descriptor, address_of(view), weakref.ref(view.obj))
         return view
 
     def borrow_run(self, whole: Descriptor, count: int) -> memoryview | None:
@@ -117,11 +110,11 @@ class Inputs:
         if self._copied or not whole.length:
             return None
         view = self._map(whole)
-        exporter = weakref.ref(view.obj)
+        exporter, start = weakref.ref(view.obj), address_of(view)
         segment, first, length = whole
         nbytes = length // count
-        for offset in range(first, first + nbytes * count, nbytes):
-            self._watch(Descriptor(segment, offset, nbytes), exporter)
+        for place in range(0, nbytes * count, nbytes):
+            self._watch(Descriptor(segment, first + place, nbytes), start + place, exporter)
         return view
 
     def remember(self, base: torch.Tensor, rows: list[torch.Tensor]) -> None:
@@ -135,11 +128,9 @@ class Inputs:
                 return base.view(base.shape) if _are_as_made(base, rows) else None
         return None
 
-    def _watch(self, descriptor: Descriptor, exporter: weakref.ref[Buffer]) -> None:
-        start = self._link.origin(descriptor) + descriptor.offset
-        watched = Watched(descriptor, start, exporter, self._runs)
-        self._watched.append(watched)
-        self._starting[start] = watched
+    def _watch(self, descriptor: Descriptor, start: int, exporter: weakref.ref[Buffer]) -> None:
+        self._starting[start] = descriptor
+        self._borrowed.append(new_tuple(_Borrowed, (start, descriptor, exporter)))
 
     def run(self, start: int, nbytes: int) -> memoryview | None:
         """Return one view of memory that lies in inputs without a gap and ends with one, None for any other.
@@ -159,20 +150,19 @@ class Inputs:
         With it come the origin of their segment and its number.
         """
         reaching: dict[int, tuple[int, int, int]] = {}
-        for watched in self._watched:
-            segment, offset, _ = watched.descriptor
-            mine = watched.start, watched.start - offset, segment
-            before = reaching.get(watched.start)
-            reaching[watched.end] = before if before is not None and before[1:] == mine[1:] else mine
+        for start, (segment, offset, length), _ in self._borrowed:
+            mine = start, start - offset, segment
+            before = reaching.get(start)
+            reaching[start + length] = before if before is not None and before[1:] == mine[1:] else mine
         return reaching
 
     def locate(self, address: int, nbytes: int) -> Descriptor | None:
         """Return the descriptor of memory that lies wholly in one borrowed input, None for any other."""
         whole = self._starting.get(address)
-        if whole is not None and whole.descriptor.length == nbytes:
-            return whole.descriptor
+        if whole is not None and whole.length == nbytes:
+            return whole
         if self._places is None:
-            self._places = sorted(self._watched, key=_start)
+            self._places = sorted(self._borrowed, key=_start)
         found = bisect_right(self._places, address, key=_start) - 1
         if found < 0 or not nbytes:
             return None
@@ -185,7 +175,12 @@ class Inputs:
         """Return the inputs that something still looks at, once the handler has been called."""
         self._settled = True
         self._bases.clear()
-        return [watched for watched in self._watched if watched.alive()]
+        return [
+            watched
+            for borrowed in self._borrowed
+            if (self._runs or borrowed.exporter() is not None)
+            and (watched := Watched(borrowed, self._runs)).alive()
+        ]
 
 
 def _are_as_made(base: torch.Tensor, rows: Sequence[torch.Tensor]) -> bool:

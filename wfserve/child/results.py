@@ -6,14 +6,14 @@ import logging
 import traceback
 from typing import TYPE_CHECKING, Final
 
+from wfserve import _native
 from wfserve.child.fault import OUT_OF_RESOURCES, alone, sending_fault_of
 from wfserve.errors import FrameError
-from wfserve.transport.base import NOWHERE, Descriptor, Message, MessageKind
-from wfserve.transport.frame import ALIGNMENT, shape_key
+from wfserve.transport.base import NOWHERE, Descriptor, Message, MessageKind, Ref, new_tuple
+from wfserve.transport.frame import ALIGNMENT
 from wfserve.transport.message import (
     Divided,
     Fault,
-    Ref,
     Reply,
     Value,
     divided_size,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     Outcome = tuple[Encoded, bytes] | Fault | list[Encoded]
 
 log = logging.getLogger(__name__)
+
 EMPTY_REPLY_BYTES: Final = reply_size(Reply(()))
 
 
@@ -42,10 +43,7 @@ class Stopped(Exception):  # noqa: N818 - what happens, not what went wrong
 
 
 class Extents:
-    """Room for one batch's results, in the latest extent.
-
-    Each piece starts at a multiple of `ALIGNMENT`, but for rows: equal tensors lie one behind the other.
-    """
+    """Room for one batch's results, in the latest extent."""
 
     def __init__(self, link: ChildLink, tag: int, extent: Descriptor) -> None:
         self._link = link
@@ -55,13 +53,12 @@ class Extents:
 
     def _open(self, extent: Descriptor) -> None:
         self._extent = extent
-        self._view: memoryview | None = None  # of all of it
-        self._end = 0
-        self._row = b""  # header of the tensor that ends there
+        self._view = self._link.map(extent)
+        self._filling = _native.LentExtent(self._view, extent.segment, extent.offset)
 
     def reserve(self, nbytes: int) -> None:
         """See to it that pieces of `nbytes` together fit, as far as the server has memory."""
-        if nbytes <= self._extent.length - aligned(self._end):
+        if self._filling.fits(nbytes):
             return
         self._link.send(Message(MessageKind.GROW, self._tag, NOWHERE._replace(length=nbytes)))
         answer = self._link.receive()
@@ -72,20 +69,22 @@ class Extents:
         if answer.descriptor.length:
             self._open(answer.descriptor)
 
-    def place(self, nbytes: int, header: bytes = b"") -> Descriptor | None:
-        """Take a piece, for the frame with `header` if it is one; None if there is no room."""
-        row = shape_key(header) if header else b""
-        start = self._end if row and row == self._row else aligned(self._end)
-        segment, offset, length = self._extent
-        if nbytes > length - start:
+    def put(self, encoded: Encoded) -> Ref | None:
+        """Write a frame; None if there is no room."""
+        if encoded.source is not None:
+            return self._filling.put(encoded.header, encoded.nbytes, encoded.source)
+        place = self._filling.place(encoded.nbytes, encoded.header)
+        if place is None:
             return None
-        self._end, self._row = start + nbytes, row
-        return Descriptor(segment, offset + start, nbytes)
+        encoded.write(self.view(place))
+        return Ref(encoded.header, place)
+
+    def place(self, nbytes: int) -> Descriptor | None:
+        """Take a piece; None if there is no room."""
+        return self._filling.place(nbytes)
 
     def view(self, place: Descriptor) -> memoryview:
         """Return what to write a piece to that was taken last."""
-        if self._view is None:
-            self._view = self._link.map(self._extent)
         start = place.offset - self._extent.offset
         return self._view[start : start + place.length]
 
@@ -94,15 +93,21 @@ class Extents:
         self._open(self._first)
 
 
-def aligned(nbytes: int) -> int:
-    """Return `nbytes` rounded up to a multiple of `ALIGNMENT`."""
-    return -(-nbytes // ALIGNMENT) * ALIGNMENT
-
-
 def write_results(extents: Extents, outcomes: Sequence[Outcome]) -> list[Result]:
     """Write each frame that does not lie somewhere already. What finds no memory becomes a fault (507)."""
     extents.reserve(sum(map(_room, outcomes)) + EMPTY_REPLY_BYTES)
     return [_result(extents, outcome) for outcome in outcomes]
+
+
+def write_result(extents: Extents, outcome: Outcome) -> Result:
+    """Write one outcome, as `write_results` does."""
+    if isinstance(outcome, (Fault, list)):
+        return write_results(extents, (outcome,))[0]
+    encoded, response = outcome
+    if encoded.place is None:
+        extents.reserve(encoded.nbytes)
+    ref = _write(extents, encoded)
+    return ref if isinstance(ref, Fault) else new_tuple(Value, (ref, response))
 
 
 def _room(outcome: Outcome) -> int:
@@ -115,7 +120,7 @@ def _room(outcome: Outcome) -> int:
 
 
 def _frame_room(encoded: Encoded) -> int:
-    return aligned(encoded.nbytes) if encoded.place is None else 0
+    return -(-encoded.nbytes // ALIGNMENT) * ALIGNMENT if encoded.place is None else 0
 
 
 def _result(extents: Extents, outcome: Outcome) -> Result:
@@ -135,17 +140,14 @@ def _result(extents: Extents, outcome: Outcome) -> Result:
 
 
 def _write(extents: Extents, encoded: Encoded) -> Ref | Fault:
-    place = encoded.place
-    if place is None:
-        place = extents.place(encoded.nbytes, encoded.header)
-        if place is None:
-            return alone(OUT_OF_RESOURCES)
-        try:
-            encoded.write(extents.view(place))
-        except Exception as error:  # a device may report here what went wrong on it before
-            log.error("a result cannot be written\n%s", traceback.format_exc())
-            return sending_fault_of(error)
-    return Ref(encoded.header, place)
+    if encoded.place is not None:
+        return new_tuple(Ref, (encoded.header, encoded.place))
+    try:
+        ref = extents.put(encoded)
+    except Exception as error:  # a device may report here what went wrong on it before
+        log.error("a result cannot be written\n%s", traceback.format_exc())
+        return sending_fault_of(error)
+    return alone(OUT_OF_RESOURCES) if ref is None else ref
 
 
 def write_reply(extents: Extents, reply: Reply) -> Descriptor:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from wfserve._native import copy_from
 from wfserve.child import objects
 from wfserve.child.inputs import address_of
 from wfserve.transport.frame import Kind, pack_header
@@ -58,7 +58,7 @@ def write_elements(value: torch.Tensor, view: memoryview, strides: Sequence[int]
         if view.nbytes != value.nbytes:
             raise ValueError(f"A tensor of {value.nbytes} bytes does not fill {view.nbytes}")
         # Not `copy_`, which shares even this out among threads, and waits for the last of them.
-        ctypes.memmove(ctypes.addressof(ctypes.c_char.from_buffer(view)), address, value.nbytes)
+        copy_from(view, address)
         return
     bits = objects.bits_of(value)
     flat = torch.frombuffer(view, dtype=bits.dtype)

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from types import TracebackType
 
+new_tuple = tuple.__new__  # makes a named tuple without the Python frame that its own `__new__` has
+
 
 class Descriptor(NamedTuple):
     """Where bytes lie: `length` bytes at `offset` of segment number `segment`."""
@@ -29,6 +31,13 @@ class Descriptor(NamedTuple):
     segment: int
     offset: int
     length: int
+
+
+class Ref(NamedTuple):
+    """A payload as it crosses: its frame header (96 bytes, unparsed) and where its bytes lie."""
+
+    header: bytes
+    descriptor: Descriptor
 
 
 class MessageKind(enum.IntEnum):
@@ -192,12 +201,6 @@ class ChildLink(Protocol):
         looks at these bytes.
 
         Raises `ValueError` if it does not lie within a mapped segment.
-        """
-
-    def origin(self, descriptor: Descriptor) -> int:
-        """Return the address of offset 0 of the segment, as these bytes (at least one) lie in this process.
-
-        Raises `ValueError` as `map` does.
         """
 
 

@@ -303,10 +303,6 @@ class MemoryChildLink:
             return self._pinned.view(descriptor)
         return self._arena.view(descriptor)
 
-    def origin(self, descriptor: Descriptor) -> int:
-        """Return where offset 0 would lie; it is another one for each slot."""
-        return ctypes.addressof(ctypes.c_char.from_buffer(self.map(descriptor))) - descriptor.offset
-
 
 class MemoryPort:
     """What stands for the other end of a link."""

@@ -12,6 +12,10 @@ is a `FrameError`. Integers are little-endian and unaligned.
              then the kept descriptors, then for each step that ran: busy, items, copies, metrics
     passed   count, then (item, ref) each
     failure  code, step, message
+
+What there is of each item crosses in one native call for all of them: the items of a call, the values of a
+reply, what has passed. `encode_call`, `_encode_result`, `_decode_result` and `decode_passed` say the same of
+one at a time; tests hold the two together.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from wfserve import _native
 from wfserve.errors import FrameError
 from wfserve.transport.base import Descriptor
+from wfserve.transport.base import Ref as Ref
 from wfserve.transport.frame import HEADER_SIZE
 from wfserve.transport.reader import Reader
 
@@ -52,13 +57,6 @@ _FAILURE: Final = struct.Struct("<IBI")
 _TAG_VALUE: Final = 1
 _TAG_FAULT: Final = 2
 _TAG_DIVIDED: Final = 3
-
-
-class Ref(NamedTuple):
-    """A payload as it crosses: its frame header (96 bytes, unparsed) and where its bytes lie."""
-
-    header: bytes
-    descriptor: Descriptor
 
 
 class CallItem(NamedTuple):
@@ -156,11 +154,9 @@ def encode_call(call: Call, view: memoryview) -> int:
 
     Raises `ValueError` if a request id is no UUID, `struct.error` if `view` is too short.
     """
-    items, extent, first, last, direct, form, place = call
-    _CALL.pack_into(view, 0, len(items), *extent, len(place), first, last, direct, form)
-    end = _put(view, _CALL.size, place) if place else _CALL.size
+    end = _put(view, 0, encode_call_head(len(call.items), *call[1:]))
     pack_item, pack_input = _ITEM.pack_into, _INPUT.pack_into
-    for request_id, (header, where), inputs in items:
+    for request_id, (header, where), inputs in call.items:
         number = bytes.fromhex(request_id.replace("-", ""))
         if len(number) != _UUID_BYTES:
             raise ValueError(f"{request_id!r} is no UUID")
@@ -172,13 +168,20 @@ def encode_call(call: Call, view: memoryview) -> int:
     return end
 
 
+def encode_call_head(
+    count: int, extent: Descriptor, first: int, last: int, direct: bool, form: Form, place: bytes
+) -> bytes:
+    """Return what precedes the items of a call, of which there are `count`."""
+    return _CALL.pack(count, *extent, len(place), first, last, direct, form) + place
+
+
 def decode_call(view: memoryview) -> Call:
     """Return the call in `view`; raises `FrameError` if it is not exactly one."""
     data = bytes(view)
     try:
         count, segment, offset, length, size, first, last, direct, form = _CALL.unpack_from(data)
         begin = _CALL.size + size
-        items = _native.decode_items(data, begin, count, CallItem, Ref)
+        items = _native.decode_items(data, begin, count, CallItem)
     except (struct.error, ValueError) as problem:
         raise FrameError(f"What should be a call is none: {problem}") from None
     if form not in _FORMS:
@@ -198,7 +201,7 @@ def reply_size(reply: Reply) -> int:
 def result_size(result: Result) -> int:
     """Return the bytes that a result takes of a reply at most."""
     if isinstance(result, Value):
-        return value_size(result.response)
+        return _VALUE.size + len(result.response)
     if isinstance(result, Divided):
         return divided_size(len(result.parts))
     return _FAULT.size + _REACHED.size + MAX_KIND_BYTES + _text_bound(result.message)
@@ -221,22 +224,10 @@ def encode_reply(reply: Reply, view: memoryview) -> int:
     `MAX_METRICS_BYTES`, or `view` is too short for a text; `struct.error` if `view` is too short.
     """
     _REPLY.pack_into(view, 0, len(reply.results), len(reply.kept), len(reply.ran))
-    end = _REPLY.size
-    pack_value = _VALUE.pack_into
-    for result in reply.results:
-        if isinstance(result, Value):
-            (header, place), response = result
-            if len(response) > MAX_RESPONSE_BYTES:
-                limit = MAX_RESPONSE_BYTES
-                raise ValueError(f"What a handler sets on a response is limited to {limit} bytes")
-            pack_value(view, end, _TAG_VALUE, header, *place, len(response))
-            end += _VALUE.size
-            if response:
-                end = _put(view, end, response)
-        elif isinstance(result, Divided):
-            end = _encode_divided(result, view, end)
-        else:
-            end = _encode_fault(result, view, end)
+    values, count = _native.encode_values(reply.results, MAX_RESPONSE_BYTES, Value)
+    end = _put(view, _REPLY.size, values)
+    for result in reply.results[count:]:
+        end = _encode_result(result, view, end)
     for place in reply.kept:
         _KEPT.pack_into(view, end, *place)
         end += _KEPT.size
@@ -246,6 +237,18 @@ def encode_reply(reply: Reply, view: memoryview) -> int:
         _RAN.pack_into(view, end, busy_ns, items, copies, len(metrics))
         end = _put(view, end + _RAN.size, metrics)
     return end
+
+
+def _encode_result(result: Result, view: memoryview, at: int) -> int:
+    if isinstance(result, Value):
+        (header, place), response = result
+        if len(response) > MAX_RESPONSE_BYTES:
+            raise ValueError(f"What a handler sets on a response is limited to {MAX_RESPONSE_BYTES} bytes")
+        _VALUE.pack_into(view, at, _TAG_VALUE, header, *place, len(response))
+        return _put(view, at + _VALUE.size, response)
+    if isinstance(result, Divided):
+        return _encode_divided(result, view, at)
+    return _encode_fault(result, view, at)
 
 
 def _encode_divided(divided: Divided, view: memoryview, at: int) -> int:
@@ -276,7 +279,9 @@ def decode_reply(view: memoryview) -> Reply:
     """
     reader = Reader(view)
     count, kept, steps = reader.take(_REPLY)
-    results = tuple([_decode_result(reader) for _ in reader.times(count, _DIVIDED.size)])
+    reader.times(count, _DIVIDED.size)
+    values = reader.leading(_native.decode_values, count, MAX_RESPONSE_BYTES, Value)
+    results = (*values, *[_decode_result(reader) for _ in range(count - len(values))])
     places = tuple([Descriptor(*reader.take(_KEPT)) for _ in reader.times(kept, _KEPT.size)])
     ran = tuple([_decode_ran(reader) for _ in reader.times(steps, _RAN.size)])
     reader.finish()
@@ -287,7 +292,7 @@ def _decode_ran(reader: Reader) -> Ran:
     busy_ns, items, copies, size = reader.take(_RAN)
     if size > MAX_METRICS_BYTES:
         raise FrameError("The metrics of a batch are longer than their limit")
-    return Ran(busy_ns, items, reader.raw(size), copies)
+    return Ran(busy_ns, items, reader.raw(size) if size else b"", copies)
 
 
 def _decode_result(reader: Reader) -> Result:
@@ -320,12 +325,7 @@ def passed_size(count: int) -> int:
 
 def encode_passed(passed: Sequence[tuple[int, Ref]], view: memoryview) -> int:
     """Write which items of a call have reached a step, and its input of each; return the length."""
-    _PASSED.pack_into(view, 0, len(passed))
-    end = _PASSED.size
-    for item, (header, place) in passed:
-        _INPUT.pack_into(view, end, item, header, *place)
-        end += _INPUT.size
-    return end
+    return _put(view, 0, _native.encode_passed(passed))
 
 
 def decode_passed(view: memoryview) -> list[tuple[int, Ref]]:

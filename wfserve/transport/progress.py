@@ -13,6 +13,7 @@ import struct
 import time
 from typing import NamedTuple
 
+from wfserve import _native
 from wfserve.transport.base import Descriptor
 
 _WORD = struct.Struct("@Q")  # native and aligned: one store
@@ -33,8 +34,7 @@ class Progress(NamedTuple):
 
 def note(view: memoryview, tag: int, step: int, item: int = 0) -> None:
     """Say that `step` begins with `item`."""
-    moment = time.monotonic_ns() // 1_000_000 % _CLOCK
-    _WORD.pack_into(view, 0, step | (tag & 0xFF) << 8 | min(item, 0xFFFF) << 16 | moment << 32)
+    _native.note_progress(view, tag, step, item)
 
 
 def note_passed(view: memoryview, tag: int, step: int, place: Descriptor) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from wfserve.errors import FrameError
 
 if TYPE_CHECKING:
     import struct
+    from collections.abc import Callable
+
+
+Entry = TypeVar("Entry")
 
 
 class Reader:
@@ -46,6 +50,14 @@ class Reader:
         if count * least > len(self._data) - self._at:
             raise FrameError(f"A message is too short for {count} entries")
         return range(count)
+
+    def leading(self, decode: Callable[..., tuple[list[Entry], int]], *more: object) -> list[Entry]:
+        """Return what `decode(data, start, *more)` makes of what comes next, and go on where that ends."""
+        try:
+            found, self._at = decode(self._data, self._at, *more)
+        except ValueError as problem:
+            raise FrameError(str(problem)) from None
+        return found
 
     def finish(self) -> None:
         """Refuse anything that is left."""

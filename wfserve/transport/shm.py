@@ -8,7 +8,6 @@ the file descriptors to a child that is being started.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 from mmap import PAGESIZE
@@ -225,7 +224,6 @@ class ShmChildLink:
         self, segments: dict[int, _native.SegmentMap], end: _native.ChildEnd, pinned: Descriptor | None
     ) -> None:
         self._views = {number: segment.view for number, segment in segments.items()}
-        self._origins: dict[int, int] = {}
         self._end = end
         self._pinned = pinned
 
@@ -248,14 +246,6 @@ class ShmChildLink:
         if number not in self._views:
             raise ValueError(f"Segment {number} is not mapped")
         return self._views[number](offset, length)
-
-    def origin(self, descriptor: Descriptor) -> int:
-        """Return where the segment lies: all of it lies together."""
-        number = descriptor.segment
-        if number not in self._origins:
-            first = self.map(descriptor._replace(offset=0, length=1))
-            self._origins[number] = ctypes.addressof(ctypes.c_char.from_buffer(first))
-        return self._origins[number]
 
 
 class ShmTransport:

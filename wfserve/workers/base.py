@@ -123,8 +123,7 @@ class Item:
             self.reached = None
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(NamedTuple):
     """The node returned a value; whoever receives this owns the handle."""
 
     payload: Payload

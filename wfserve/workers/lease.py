@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from wfserve import _native
 from wfserve.errors import (
     BadRequestError,
     FrameError,
@@ -21,21 +22,19 @@ from wfserve.errors import (
     ServiceUnavailableError,
     WfserveError,
 )
-from wfserve.transport.base import NOWHERE, Descriptor, Message, MessageKind
+from wfserve.transport.base import NOWHERE, Descriptor, Message, MessageKind, new_tuple
 from wfserve.transport.frame import Kind, pack_header
 from wfserve.transport.message import (
-    Call,
-    CallItem,
     Divided,
     Fault,
     Form,
     Ref,
     Value,
-    call_size,
     decode_passed,
     decode_reply,
-    encode_call,
+    encode_call_head,
 )
+from wfserve.transport.publish import publish
 from wfserve.workers.base import Done, Failed, Parts, Ran
 
 if TYPE_CHECKING:
@@ -93,7 +92,7 @@ class Lease:
         self.kept: list[Payload] = []  # inputs that the child still looks at after its answer
         self._sizes = sizes
         self._extents: list[Loan] = []  # where results may lie
-        self._slot: Loan | None = None  # where the call lies
+        self._slot: Payload | None = None  # where the call lies
         self._inputs: list[Payload] = []
         self._headers: list[Payload] = []
         try:
@@ -104,17 +103,11 @@ class Lease:
 
     def _encode(self, items: Sequence[Item]) -> Message:
         extent = self._lend_for_results(len(items))
-        calls = [self._call_item(item) for item in items]
-        self._order = _memory_order(calls)
         place = b"" if items[0].tenant is None else items[0].tenant.place
-        call = Call(tuple([calls[number] for number in self._order]), extent, *items[0].route, place)
-        self._slot = slot = self._arena.loan(call_size(call))
-        length = encode_call(call, slot.buffer)
-        return Message(MessageKind.CALL, self.number, slot.descriptor._replace(length=length))
-
-    def _call_item(self, item: Item) -> CallItem:
-        inputs = tuple((parent, _hold(payload, self._inputs)) for parent, payload in item.inputs)
-        return CallItem(item.request_id, _hold(item.headers, self._headers), inputs)
+        body, self._order = _native.encode_items(items, self._inputs, self._headers)
+        call = encode_call_head(len(items), extent, *items[0].route, place) + body
+        self._slot = publish(self._arena, call)
+        return Message(MessageKind.CALL, self.number, self._slot.descriptor)
 
     def _lend_for_results(self, items: int) -> Descriptor:
         try:
@@ -156,7 +149,7 @@ class Lease:
 
     def _outcome(self, result: Result) -> Report:
         if isinstance(result, Value):
-            return Done(self._publish(result.ref), result.response)
+            return new_tuple(Done, (self._publish(result.ref), result.response))
         if isinstance(result, Divided):
             if self._form is not Form.DIVISIBLE or not result.parts:
                 raise FrameError("an input was divided that was not to be")
@@ -181,14 +174,10 @@ class Lease:
 
     def _publish(self, ref: Ref) -> Payload:
         """Publish what the child wrote, or was given: a result may be an input, or a part of one."""
-        where = ref.descriptor
-        for extent in self._extents:
-            if _within(where, extent.descriptor):
-                return extent.publish(ref.header, where.offset - extent.descriptor.offset, where.length)
-        for given in self._inputs:
-            if _within(where, given.descriptor):
-                return given.part(ref.header, where.offset - given.descriptor.offset, where.length)
-        raise FrameError(f"{where} lies outside what was lent")
+        payload = _native.publish_part(ref, self._extents, self._inputs)
+        if payload is None:
+            raise FrameError(f"{ref.descriptor} lies outside what was lent")
+        return payload
 
     def _find(self, part: Descriptor) -> tuple[Loan, int]:
         for extent in self._extents:
@@ -200,26 +189,13 @@ class Lease:
         """Give everything back; what was published lives on. Idempotent."""
         for payload in (*self._inputs, *self._headers):
             payload.release()
-        for loan in (*self._extents, self._slot):
-            if loan is not None:
-                loan.release()
+        for loan in self._extents:
+            loan.release()
+        if self._slot is not None:
+            self._slot.release()
         self._inputs.clear()
         self._headers.clear()
         self._extents.clear()
-
-
-def _memory_order(calls: Sequence[CallItem]) -> Sequence[int]:
-    """Return the numbers of items in the order of their inputs, as they are if they have none or several."""
-    numbers = range(len(calls))
-    if len(calls) == 1 or any(len(call.inputs) != 1 for call in calls):
-        return numbers
-    places = [call.inputs[0][1].descriptor for call in calls]
-    return sorted(numbers, key=places.__getitem__)
-
-
-def _hold(payload: Payload, held: list[Payload]) -> Ref:
-    held.append(payload.share())
-    return Ref(payload.header, payload.descriptor)
 
 
 def _within(part: Descriptor, whole: Descriptor) -> bool:
