@@ -12,7 +12,7 @@ from wfserve.child.context import Headers, Job, NodeContext
 from wfserve.child.spec import WorkerSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 
@@ -182,3 +182,23 @@ def test_the_same_context_is_told_of_each_batch() -> None:
 def test_no_headers(encoded: bytes) -> None:
     assert dict(Headers(encoded)) == {}
     assert Headers(encoded).content_type() == ""
+
+
+@pytest.mark.parametrize(
+    "speak",
+    [
+        lambda context: context.set_response_header(0, "a", "b"),
+        lambda context: context.set_response_status(418),
+        lambda context: context.set_all_response_status(418),
+        lambda context: context.get_response_headers(0).update(a="b"),
+        lambda context: setattr(context, "request_processor", [object()]),
+    ],
+)
+def test_what_a_handler_sets_is_asked_for(speak: Callable[[Any], object]) -> None:
+    node, context = begun()
+    context.get_request_header(0, "a")
+    assert node.is_silent()
+    speak(context)
+    assert not node.is_silent()
+    node.begin([Job("id-9", Headers(b""), {})], "flow__node")
+    assert node.is_silent()

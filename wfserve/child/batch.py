@@ -84,6 +84,8 @@ class _Room:
 class Batch(list[Any]):
     """The rows of a batch, one a request; the handler's own, as any list."""
 
+    __slots__ = ("_inputs", "_rooms", "_spec")
+
     def __init__(self, rows: Iterable[Any], inputs: Inputs, rooms: Rooms, spec: WorkerSpec) -> None:
         super().__init__(rows)
         self._inputs = inputs

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
@@ -104,6 +105,10 @@ class Job(NamedTuple):
         return not self.row and self.direct and asks_to_describe(self.headers)
 
 
+_ID_OF, _HEADERS_OF = itemgetter(0), itemgetter(1)  # of a job
+_HAS_SPOKEN = attrgetter("has_spoken")
+
+
 def asks_to_describe(headers: Mapping[str, Any]) -> bool:
     """Whether headers of a direct call are those of `GET /models/{W__N}?customized=true`."""
     return headers.get("describe") == "True"
@@ -147,8 +152,8 @@ class NodeContext:
         context = self.context
         if name != self._name:
             self._name = context.model_name = self._metrics.model_name = name
-        context.request_ids = {index: job.request_id for index, job in enumerate(jobs)}
-        context.request_processor = [self._processor(job.headers) for job in jobs]
+        context.request_ids = dict(enumerate(map(_ID_OF, jobs)))
+        context.request_processor = [*map(self._processor, map(_HEADERS_OF, jobs))]
         self._metrics.set_request_ids(context.request_ids)
         context.metrics = self._metrics
 
@@ -156,6 +161,13 @@ class NodeContext:
         """Return what handlers recorded since the last time, as JSON; empty if nothing."""
         recorded = self._metrics.take()
         return encode_metrics(recorded) if recorded else b""
+
+    def is_silent(self) -> bool:
+        """Say whether the handler has set nothing, for none of the responses."""
+        try:
+            return not any(map(_HAS_SPOKEN, self.context.request_processor))
+        except Exception:  # it has put something of its own there
+            return False
 
     def response(self, index: int) -> bytes:
         """Return what the handler set for the response `index`: JSON, empty if it set nothing."""

@@ -10,6 +10,8 @@ import importlib
 import logging
 import os
 import traceback
+from functools import partial
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wfserve.child.context import NodeContext
@@ -22,6 +24,7 @@ from wfserve.child.fault import (
     fault_of,
     for_batch,
 )
+from wfserve.transport.base import new_tuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,6 +45,9 @@ class Answer(NamedTuple):
 
     value: Any
     response: bytes
+
+
+_answer_of = partial(new_tuple, Answer)
 
 
 class Handler:
@@ -67,13 +73,8 @@ class Handler:
 
         It gets them as `together` puts them together. A function is called with one job at a time.
         """
-        return self._call(jobs, together) if jobs else []
-
-    def take_metrics(self) -> bytes:
-        """Return what the handler recorded since the last time, as JSON; empty if nothing."""
-        return self._node.take_metrics()
-
-    def _call(self, jobs: Sequence[Job], together: Together) -> list[Answer | Fault]:
+        if not jobs:
+            return []
         self._node.begin(jobs, self._spec.name)
         try:
             values = self._enter(jobs, together)
@@ -90,6 +91,15 @@ class Handler:
         if len(values) != len(jobs):
             log.error("%s returned %d results for %d requests", self._spec.name, len(values), len(jobs))
             return self._faults(WRONG_LENGTH, jobs)
+        return self._answers(values)
+
+    def take_metrics(self) -> bytes:
+        """Return what the handler recorded since the last time, as JSON; empty if nothing."""
+        return self._node.take_metrics()
+
+    def _answers(self, values: Sequence[Any]) -> list[Answer | Fault]:
+        if self._node.is_silent():
+            return [*map(_answer_of, zip(values, repeat(b"")))]
         return [self._answer(index, value) for index, value in enumerate(values)]
 
     def _answer(self, index: int, value: Any) -> Answer | Fault:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import time
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from wfserve.child import device
 from wfserve.child.fault import load_failure_of
@@ -23,12 +23,12 @@ from wfserve.child.inputs import Inputs, kept_once
 from wfserve.child.memory import Peaks, keep_freed
 from wfserve.child.node import Calls, Node, unheard
 from wfserve.child.results import Extents, Stopped, write_reply
+from wfserve.child.rows import Arrived
 from wfserve.child.spec import Place
 from wfserve.child.surroundings import settle
 from wfserve.transport import progress
-from wfserve.transport.base import NOWHERE, Message, MessageKind
+from wfserve.transport.base import NOWHERE, Message, MessageKind, new_tuple
 from wfserve.transport.message import (
-    CallItem,
     Divided,
     Fault,
     Ran,
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 PLACES = 64  # that a worker remembers, of the nodes that share it
+
+_FOLLOWING: Final = {f"{number:02x}": f"{(number + 1) % 256:02x}" for number in range(256)}
 
 
 def run(chain: Sequence[WorkerSpec], port: Any, server_pidfd: Any) -> None:
@@ -154,7 +156,10 @@ class _Batch:
         self._tag = tag
         self._call = call
         self._extents = extents
-        self._live: list[tuple[int, CallItem]] = list(enumerate(call.items))
+        self._live = [
+            (index, Arrived(item.request_id, bytes(link.map(item.headers.descriptor)), item.inputs))
+            for index, item in enumerate(call.items)
+        ]
         self._found: dict[int, Result] = {}
         self.inputs: list[Inputs] = []
         self.ran: list[Ran] = []
@@ -200,7 +205,7 @@ class _Batch:
 
     def _sort(self, step: int, results: Sequence[Result]) -> None:
         """Keep what is final, and make inputs of the rest."""
-        onward: list[tuple[int, CallItem]] = []
+        onward: list[tuple[int, Arrived]] = []
         is_last = step == self._call.last
         for (index, item), result in zip(self._live, results, strict=True):
             if isinstance(result, Fault):
@@ -210,10 +215,10 @@ class _Batch:
                 self._found[index] = result
             else:
                 request_id = following_id(item.request_id)
-                onward.append((index, CallItem(request_id, item.headers, ((0, result.ref),))))
+                onward.append((index, new_tuple(Arrived, (request_id, item.headers, ((0, result.ref),)))))
         self._live = onward
 
 
 def following_id(request_id: str) -> str:
     """Return the id of the next node's job, another UUID, and the same whenever it is run again."""
-    return f"{request_id[:-2]}{(int(request_id[-2:], 16) + 1) % 256:02x}"
+    return request_id[:-2] + _FOLLOWING[request_id[-2:]]

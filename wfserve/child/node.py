@@ -18,7 +18,7 @@ from wfserve.child.batch import Batch, Rooms
 from wfserve.child.envelope import joins
 from wfserve.child.fault import NodeError, sending_fault_of
 from wfserve.child.handler import Handler
-from wfserve.child.results import write_results
+from wfserve.child.results import write_result, write_results
 from wfserve.child.rows import Layout, Rows
 from wfserve.transport.message import MAX_RESPONSE_BYTES, Fault, Form
 
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from wfserve.child.handler import Answer
     from wfserve.child.inputs import Inputs
     from wfserve.child.results import Extents, Outcome
+    from wfserve.child.rows import Arrived
     from wfserve.child.spec import Place, WorkerSpec
-    from wfserve.transport.message import CallItem, Result
+    from wfserve.transport.message import Result
 
     Handle = Callable[[Sequence[Job]], list[Answer | Fault]]
 
@@ -68,6 +69,7 @@ class Node:
         between = "native" if joins(spec) else spec.data_format
         self._encode_staying = codec.encoder_for(between, False, archive)
         self._layout = Layout(spec)
+        self._may_be_many = spec.may_be_many
 
     def at(self, place: Place) -> Node:
         """Return the same node, its handler and all, as it stands in another workflow."""
@@ -77,7 +79,7 @@ class Node:
         other._layout = Layout(other.spec)
         return other
 
-    def run(self, items: Sequence[CallItem], inputs: Inputs, calls: Calls) -> list[Result]:
+    def run(self, items: Sequence[Arrived], inputs: Inputs, calls: Calls) -> list[Result]:
         """Return a result for each item, in order."""
         with self._home:
             rows = Rows(self._layout, inputs, direct=calls.direct)
@@ -92,10 +94,10 @@ class Node:
             results: list[Result] = []
             for index, job in enumerate(jobs):
                 calls.begins(index)
-                results += self._written([job], handle, inputs, calls)
+                results.append(self._written_alone(job, handle, inputs, calls))
             return results
 
-    def _joined(self, items: Sequence[CallItem], rows: Rows, inputs: Inputs, calls: Calls) -> list[Result]:
+    def _joined(self, items: Sequence[Arrived], rows: Rows, inputs: Inputs, calls: Calls) -> list[Result]:
         """Put the results of parts together; the handler has seen all of them already."""
         outcomes = []
         for item in items:
@@ -107,7 +109,7 @@ class Node:
         """Return what the handler recorded since the last time, as JSON; empty if nothing."""
         return self._handler.take_metrics()
 
-    def _jobs(self, items: Sequence[CallItem], rows: Rows) -> list[Job | Fault]:
+    def _jobs(self, items: Sequence[Arrived], rows: Rows) -> list[Job | Fault]:
         jobs: list[Job | Fault] = []
         for item in items:
             try:
@@ -129,10 +131,17 @@ class Node:
         ]
         return write_results(calls.extents, outcomes)
 
+    def _written_alone(self, job: Job | Fault, handle: Handle, inputs: Inputs, calls: Calls) -> Result:
+        """Call a function with a job, if that could be read, and write what it returns."""
+        if isinstance(job, Fault):
+            return job
+        (answer,) = many.call(handle, (job,), self.spec, calls.form) if self._may_be_many else handle((job,))
+        return write_result(calls.extents, self._encoded(job, answer, inputs, calls.form))
+
     def _together(self, inputs: Inputs) -> Together:
         if self.spec.data_format == "bytes":
             return list
-        return partial(Batch, inputs=inputs, rooms=self._rooms, spec=self.spec)
+        return lambda rows: Batch(rows, inputs, self._rooms, self.spec)
 
     def _encoded(
         self, job: Job, answer: Answer | Fault | many.Division, inputs: Inputs, form: Form

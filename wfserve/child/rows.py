@@ -6,13 +6,14 @@ the row is empty. One parent's result is `body`; several have their DAG names, i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wfserve.child import codec, form, media
 from wfserve.child.context import Headers, Job, asks_to_describe
 from wfserve.child.envelope import BODY, joins
 from wfserve.child.fault import NodeError
 from wfserve.child.tensors import tensor_over
+from wfserve.transport.base import new_tuple
 from wfserve.transport.frame import Kind, parse_header
 
 if TYPE_CHECKING:
@@ -22,12 +23,19 @@ if TYPE_CHECKING:
 
     from wfserve.child.inputs import Inputs
     from wfserve.child.spec import WorkerSpec
-    from wfserve.transport.base import Descriptor
-    from wfserve.transport.message import CallItem, Ref
+    from wfserve.transport.base import Descriptor, Ref
 
 
 def _as_it_is(view: memoryview) -> memoryview:
     return view
+
+
+class Arrived(NamedTuple):
+    """An item that has reached a step."""
+
+    request_id: str
+    headers: bytes  # the client's, a JSON list of [name, value]
+    inputs: tuple[tuple[int, Ref], ...]  # (index of the parent node, what it returned)
 
 
 class Layout:
@@ -53,7 +61,7 @@ class Rows:
         self._native = layout.is_native
         self._together: dict[Descriptor, torch.Tensor] = {}
 
-    def look_together(self, items: Sequence[CallItem]) -> None:
+    def look_together(self, items: Sequence[Arrived]) -> None:
         """Look at the inputs of `items` as one, if they are of one kind and lie one behind the other."""
         if len(items) < 2 or not self._native:
             return
@@ -64,26 +72,26 @@ class Rows:
         if rows is not None:
             self._together = {ref.descriptor: row for ref, row in zip(refs, rows, strict=True)}
 
-    def parts(self, item: CallItem) -> tuple[Job, list[tuple[Any, bytes]]]:
+    def parts(self, item: Arrived) -> tuple[Job, list[tuple[Any, bytes]]]:
         """Return the job that an item was before it was divided, without a row, and what its parts became."""
-        headers = Headers(bytes(self._inputs.look(item.headers)))
+        headers = Headers(item.headers)
         results = [codec.decode_native(ref, self._inputs) for _, ref in item.inputs]
         return Job(item.request_id, headers, {}, self._direct), results
 
-    def job(self, item: CallItem) -> Job:
+    def job(self, item: Arrived) -> Job:
         """Return the job of an item. Raises `NodeError` if its input cannot be read."""
-        headers = Headers(bytes(self._inputs.look(item.headers)))
+        headers = Headers(item.headers)
         if self._direct or self._layout.begins:
             return Job(item.request_id, headers, self._client_row(item, headers), self._direct)
         if self._layout.single is not None:
             headers.add_parameters(self._layout.single)
             ((_, ref),) = item.inputs
-            return Job(item.request_id, headers, {BODY: self._value(ref)})
+            return new_tuple(Job, (item.request_id, headers, {BODY: self._value(ref)}, False))
         row = {self._spec.parents[parent]: self._value(ref) for parent, ref in item.inputs}
         headers.add_parameters(dict.fromkeys(row, ""))
         return Job(item.request_id, headers, row)
 
-    def _client_row(self, item: CallItem, headers: Headers) -> dict[str, Any]:
+    def _client_row(self, item: Arrived, headers: Headers) -> dict[str, Any]:
         ref = item.inputs[0][1] if item.inputs else None
         if ref is not None and parse_header(ref.header).kind == Kind.TENSOR:  # rows of what a client sent
             headers.add_parameters({BODY: headers.content_type()})

@@ -21,11 +21,13 @@ CONTENT_TYPE = "content-type"
 class RequestProcessor:
     """One request's headers, and what the handler wants said in the response."""
 
+    has_spoken = False  # a handler may have set something
+    reported_status: int | None = None
+    _reason_phrase: str | None = None
+
     def __init__(self, request_header: Mapping[str, Any]) -> None:
         self._request_header = request_header
         self._response_header: dict[str, str] = {}
-        self.reported_status: int | None = None
-        self._reason_phrase: str | None = None
 
     def get_request_property(self, key: str) -> Any:
         """Return a header, None if there is none; the case of `key` does not matter."""
@@ -43,6 +45,7 @@ class RequestProcessor:
 
     def report_status(self, code: int, reason_phrase: str | None = None) -> None:
         """Set the status of the response."""
+        self.has_spoken = True
         self.reported_status = code
         self._reason_phrase = reason_phrase
 
@@ -56,10 +59,12 @@ class RequestProcessor:
 
     def add_response_property(self, key: str, value: str) -> None:
         """Set a header of the response."""
+        self.has_spoken = True
         self._response_header[key] = value
 
     def get_response_headers(self) -> dict[str, str]:
         """Return the headers set so far; the caller may change them."""
+        self.has_spoken = True
         return self._response_header
 
     def get_response_header(self, key: str) -> str | None:
