@@ -50,6 +50,9 @@ def answer(word, words, name):
         return name
     elif word == "sleep":
         time.sleep(0.3)
+    elif word == "wait":
+        while os.path.exists("GATE"):
+            time.sleep(0.01)
     elif word == "hang":
         time.sleep(3600)
     elif word == "die":
@@ -183,12 +186,14 @@ async def test_no_batch_is_of_two_nodes(config, store, at):
             batches[workflow.name, number] = json.loads(await predict(workflow, b"batch", opened))
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(predict, x, b"sleep", opened)
+            (at / "GATE").touch()
+            nursery.start_soon(predict, x, b"wait", opened)
             await until(lambda: x.route.stages["m"].statistics().running)
             for number, workflow in enumerate((x, y, x, y, y)):
                 nursery.start_soon(ask, workflow, number)
             await until(lambda: y.route.stages["m"].statistics().queued == 3)
             assert x.route.stages["m"].statistics().queued == 2
+            (at / "GATE").unlink()
         found = {key: len(words) for key, words in batches.items()}
         assert found == {("x", 0): 2, ("x", 2): 2, ("y", 1): 3, ("y", 3): 3, ("y", 4): 3}
 
