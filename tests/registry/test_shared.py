@@ -252,6 +252,20 @@ async def test_who_comes_while_a_change_waits_for_other_workers(config, store, a
         assert await predict(c, b"x", opened) == await predict(a, b"x", opened) == "x"
 
 
+async def test_who_comes_back_before_its_last_request_has_ended_is_listed_once(config, at):
+    async with registry(config) as opened, trio.open_nursery() as nursery:
+        a, b = await opened.register("a.war"), await opened.register("b.war")
+        nursery.start_soon(predict, a, b"sleep", opened)
+        await until(lambda: a.route.stages["m"].statistics().running)
+        for seconds in (5, 10):
+            await opened.change("a", None, {"m": LiveSettings(timeout_ms=1000 * seconds)})
+        assert (a.in_flight, users(opened)) == (1, 3)
+        assert (a.sharing("m"), b.sharing("m")) == (["b__m"], ["a__m"])
+        await opened.unregister("b")
+        await opened.change("a", None, {"m": LiveSettings(timeout_ms=5000)})
+        assert (a.in_flight, len(workers())) == (1, 2)  # the request keeps its stage as it was
+
+
 async def test_scaling_moves_one_node_and_back(config, at):
     async with registry(config) as opened:
         a, b = await opened.register("a.war"), await opened.register("b.war")

@@ -200,9 +200,11 @@ class Share:
 
     @property
     def others(self) -> list[str]:
-        """Return which nodes have the same workers: `W__N`, or `W__N/version` where versions were given."""
-        users = [] if self._set is None else self._set.users
-        return sorted(each.name for each in users if each is not self)
+        """Return which nodes have the same workers: `W__N`, or `W__N/version` where versions were given.
+
+        One that has left and come back while requests were under way uses them twice until those have ended.
+        """
+        return [] if self._set is None else sorted({each.name for each in self._set.users} - {self.name})
 
     def serves(self, plan: StagePlan) -> bool:
         """Whether the line is the one of nodes with `plan`, or may become it by `configure`.
@@ -212,7 +214,8 @@ class Share:
         common = plan.common()
         if self.common.is_alike(common):
             return True
-        return self.others == [] and self.common.chain == common.chain and self._lines.find(common) is None
+        alone = self._set is not None and self._set.users == [self]
+        return alone and self.common.chain == common.chain and self._lines.find(common) is None
 
     def configure(self, plan: StagePlan) -> None:
         """Schedule as `plan` says, which it `serves`."""
