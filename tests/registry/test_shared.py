@@ -378,7 +378,7 @@ async def test_a_line_that_fails_ends_who_uses_it_and_nobody_else(config, store,
         def fail():
             raise RuntimeError("a defect")
 
-        opened._starter._lines._sets[0].line.stage._ring = fail
+        opened._starter._lines._sets[0].line.stage._dispatch = fail
         for workflow in (a, b):
             with pytest.raises(ServiceUnavailableError, match="is being unregistered"):
                 await predict(workflow, b"x", opened)

@@ -26,6 +26,7 @@ from wfserve.measure.pressure import MemoryPressure
 from wfserve.scheduling import policy, refusals
 from wfserve.scheduling.alarm import Alarm
 from wfserve.scheduling.desk import Desk
+from wfserve.scheduling.dues import Dues
 from wfserve.scheduling.forecast import Forecast
 from wfserve.scheduling.parts import in_parts
 from wfserve.scheduling.queue import StageQueue, Ticket
@@ -72,8 +73,8 @@ class Stage:
         self._scaling = Scaling(settings, pressure or MemoryPressure())
         self._forecast = Forecast(settings)
         self._timing = Timing(settings)
-        self._due = math.inf  # no ticket is due before
         self._alarm = Alarm()  # of `serve`
+        self._dues = Dues(self._alarm)
         self._hold = math.inf  # until when what waits is held back for what comes
         self.sources: Sequence[Source] = ()
         self.pool = open_pool(self)
@@ -139,29 +140,12 @@ class Stage:
             ticket.rerun = True
             self._timing.queued_again(ticket, trio.current_time(), self.queue.parts)
             self.queue.put_back([ticket])
-        self._watch(ticket)
+        self._dues.watch(ticket)
 
     @property
     def _asleep(self) -> bool:
         """Whether no replica is up, as nothing was asked for."""
         return not (self.settings.min_workers or self.pool.idle or len(self._running))
-
-    def _watch(self, ticket: Ticket) -> None:
-        """See to it that a ticket is rung when it is due."""
-        if ticket.due < self._due:
-            self._due = ticket.due
-            self._alarm.no_later_than(ticket.due)
-
-    def _ring(self) -> None:
-        """Ring the tickets that are due."""
-        now = trio.current_time()
-        if now < self._due:
-            return
-        self._due = math.inf
-        for ticket in (*self.queue, *self._running.tickets()):
-            if ticket.due <= now:
-                ticket.ring()
-            self._due = min(self._due, ticket.due)
 
     def _is_late(self, item: Item, now: float) -> bool:
         """Whether an item that arrives now is expected to end after its deadline."""
@@ -188,7 +172,7 @@ class Stage:
             step, since, until = self._timing.under_way(ticket, batch, seen, now)
             if now < until:
                 ticket.due = policy.next_look(until, now, self._timing.behind(ticket, step))
-                self._watch(ticket)
+                self._dues.watch(ticket)
                 continue
             if policy.after_timeout(since, now, self._timing.of(ticket, step)) is not policy.Expiry.STOP:
                 return None
@@ -215,11 +199,13 @@ class Stage:
 
     def _attend(self) -> float:
         """Do what is due, and return when more will be."""
-        self._ring()
-        for batch in self._running.overrun(trio.current_time()):
+        now = trio.current_time()
+        if now >= self._dues.next:
+            self._dues.ring((*self.queue, *self._running.tickets()), now)
+        for batch in self._running.overrun(now):
             self.pool.stop(batch)
         self._dispatch()
-        return min(self._due, self._running.next_overrun(), self._scaling.next, self._hold)
+        return min(self._dues.next, self._running.next_overrun(), self._scaling.next, self._hold)
 
     def resize(self, minimum: int, maximum: int) -> None:
         """Have from `minimum` to `maximum` replicas from now on; `pool.settled` tells when it is so.
@@ -306,7 +292,7 @@ class Stage:
         for ticket in tickets:
             ticket.batch = batch
             self._timing.started(ticket, batch)
-            self._watch(ticket)
+            self._dues.watch(ticket)
             ticket.rerun = False
 
     def _scale(self) -> None:
@@ -383,7 +369,7 @@ class Stage:
             ticket.batch = None
             ticket.rerun = True
             self._timing.queued_again(ticket, trio.current_time(), self.queue.parts)
-            self._watch(ticket)
+            self._dues.watch(ticket)
             self._tallies_of(ticket.item)[ticket.item.first].counts.reruns += 1
         self.queue.put_back(part)
 
