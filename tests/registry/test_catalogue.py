@@ -19,6 +19,7 @@ from wfserve.errors import (
     WorkflowNotFoundError,
 )
 from wfserve.registry import prepare as preparing
+from wfserve.registry.lines import Lines
 from wfserve.registry.workflow import Workflow
 
 SLEEPY = """
@@ -163,7 +164,7 @@ def cancel_at(stage, scope, monkeypatch):
         "fetched": (Fetcher, "workflow"),
         "unpacked": (preparing, "open_workflow"),
         "model": (preparing, "open_model"),
-        "loading": (Workflow, "_start"),
+        "loading": (Lines, "start"),
         "served": (Workflow, "_serve"),
     }[stage]
     original = getattr(where, name)

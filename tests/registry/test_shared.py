@@ -252,6 +252,20 @@ async def test_who_comes_while_a_change_waits_for_other_workers(config, store, a
         assert await predict(c, b"x", opened) == await predict(a, b"x", opened) == "x"
 
 
+async def test_nodes_that_become_equal_have_one_set_of_workers(config, store, at):
+    nodes = "  m: {url: m.mar, share: on, timeout-ms: 700}\n  n: {url: m.mar, share: on, timeout-ms: 800}\n"
+    pack(store, "c", f"models:\n{nodes}dag:\n  m: [n]\n")
+    async with registry(config) as opened:
+        c = await opened.register("c.war")
+        assert (len(workers()), c.sharing("m")) == (2, [])
+        await opened.change("c", None, dict.fromkeys("mn", LiveSettings(timeout_ms=5000)))
+        assert (c.sharing("m"), c.sharing("n")) == (["c__n"], ["c__m"])
+        await until(lambda: len(workers()) == 1)
+        pid = await pid_of(opened, c)
+        await opened.change("c", None, dict.fromkeys("mn", LiveSettings(timeout_ms=5000)))
+        assert (await pid_of(opened, c), c.sharing("m")) == (pid, ["c__n"])
+
+
 async def test_who_comes_back_before_its_last_request_has_ended_is_listed_once(config, at):
     async with registry(config) as opened, trio.open_nursery() as nursery:
         a, b = await opened.register("a.war"), await opened.register("b.war")

@@ -130,6 +130,10 @@ class Blueprint:
             shared=any(each.settings.share for each in nodes),
         )
 
+    def stages(self) -> dict[tuple[str, ...], StagePlan]:
+        """Return the plans of all stages, by their nodes."""
+        return {chain: self.stage(chain) for chain in self.plan().stages}
+
     @property
     def pins_bodies(self) -> bool:
         """Whether bodies of requests belong into pinned memory, if there is any."""

@@ -45,6 +45,10 @@ class StagePlan:
         ours, theirs = ((plan.chain, plan.settings, plan.pins_results) for plan in (self, other))
         return ours == theirs
 
+    def shares(self, other: StagePlan) -> bool:
+        """Whether the nodes of both have the same workers."""
+        return self.shared and other.shared and self.common().is_alike(other.common())
+
     @property
     def pool(self) -> PoolSettings:
         """Return how its pool starts, and where its workers go."""

@@ -21,6 +21,7 @@ from wfserve.measure.definitions import EVERYTHING
 from wfserve.measure.recorded import Recorded
 from wfserve.registry.bodies import Bodies
 from wfserve.registry.line import Line
+from wfserve.registry.lines import Lines
 from wfserve.registry.prepare import raise_failures
 from wfserve.registry.shared import Share
 from wfserve.scheduling.arrivals import Arrivals
@@ -28,7 +29,7 @@ from wfserve.scheduling.tally import Tally
 from wfserve.workers.base import LoadError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from wfserve.dag.walk import Answer, Request
     from wfserve.measure.definitions import Definitions
@@ -93,18 +94,19 @@ class Workflow:
             node: Tally(measured=NodeCounts(Recorded(plan.worker.name, definitions.model)))
             for node, plan in blueprint.nodes.items()
         }
-        self._lines = {chain: self._line(chain) for chain in blueprint.plan().stages}
+        self._lines = Lines(blueprint.stages(), self._line)
 
-    def _line(self, chain: tuple[str, ...]) -> Line | Share:
-        plan, tallies = self.blueprint.stage(chain), [self._tallies[node] for node in chain]
+    def _line(self, plan: StagePlan) -> Line | Share:
+        tallies = [self._tallies[node] for node in plan.nodes]
         if plan.shared:
             version = self.version if self.blueprint.given else None
             return Share(plan, version, self._shared, tallies[0])
         return Line(plan, self._transport, self._server, tallies)
 
     def _routed(self) -> Route:
-        stages = {node: line.stage for chain, line in self._lines.items() for node in chain}
-        chains = {node: chain for chain in self._lines for node in chain if len(chain) > 1}
+        lines = self._lines.by_chain
+        stages = {node: line.stage for chain, line in lines.items() for node in chain}
+        chains = {node: chain for chain in lines for node in chain if len(chain) > 1}
         graph = self.blueprint.graph
         self._connect(stages)
         route = Route(graph, {node: stages[node] for node in graph.nodes}, chains)
@@ -112,7 +114,7 @@ class Workflow:
 
     def _connect(self, stages: Mapping[str, Stage | Desk]) -> None:
         """Tell each stage where its items come from, if that is from one place."""
-        for chain, line in self._lines.items():
+        for chain, line in self._lines.by_chain.items():
             parents = self.blueprint.graph.parents[chain[0]]
             if not parents:
                 line.stage.sources = (self.arrivals,)
@@ -122,7 +124,7 @@ class Workflow:
     @property
     def pools(self) -> Mapping[str, ProcessPool]:
         """Return the pool of each node; those of a stage share one."""
-        return {node: line.pool for chain, line in self._lines.items() for node in chain}
+        return {node: line.pool for chain, line in self._lines.by_chain.items() for node in chain}
 
     async def run(self, drain: float, loaded: Callable[[], None]) -> None:
         """Run until `close`; `loaded` is called when every node is. Requests then have `drain` seconds.
@@ -131,29 +133,12 @@ class Workflow:
         """
         failures: list[str] = []
         async with trio.open_nursery() as self._nursery:
-            failures += await self._start(self._lines.values())
+            failures += map(self._not_started, await self._lines.start(self._nursery))
             if not failures:
                 self.route = self._routed()
                 await self._serve(drain, loaded)
             self._nursery.cancel_scope.cancel()
         raise_failures(self.name, failures)
-
-    async def _start(self, lines: Iterable[Line | Share]) -> list[str]:
-        """Start `lines`; return when each has loaded, or has not: those are listed."""
-        failures: list[str] = []
-        assert self._nursery is not None
-
-        async def load(line: Line | Share) -> None:
-            assert self._nursery is not None
-            try:
-                await self._nursery.start(line.run)
-            except LoadError as error:  # the pool has logged why
-                failures.append(self._not_started(line.plan.nodes[error.step]))
-
-        async with trio.open_nursery() as loading:
-            for line in lines:
-                loading.start_soon(load, line)
-        return failures
 
     async def _serve(self, drain: float, loaded: Callable[[], None]) -> None:
         loaded()
@@ -192,8 +177,8 @@ class Workflow:
         self._not_changed.pop(node, None)
         self.blueprint = before.resized(node, minimum, maximum)
         chain, stages = self.route.chain(node), self.blueprint.plan().stages
-        line, plan = self._lines[chain], self.blueprint.stage(chain)
-        as_before = stages == tuple(self._lines)
+        line, plan = self._lines.by_chain[chain], self.blueprint.stage(chain)
+        as_before = stages == tuple(self._lines.by_chain)
         in_place = (as_before or len(chain) == 1) and line.serves(plan)
         if in_place:
             line.configure(plan)
@@ -245,44 +230,12 @@ class Workflow:
 
     async def _exchange_lines(self) -> tuple[list[str], Left]:
         """Have new requests take the stages that are planned now; return why not, and what they leave."""
-        before = self._lines
-        plans = {chain: self.blueprint.stage(chain) for chain in self.blueprint.plan().stages}
-        failures, fresh = await self._fresh_lines(plans)
-        if failures:
-            return failures, Left(self.route, [])
-        kept = plans.keys() - fresh.keys()
-        left = Left(self.route, [line for chain, line in before.items() if chain not in kept])
-        self._lines = {chain: fresh.get(chain) or before[chain] for chain in plans}
-        for chain in kept:
-            before[chain].configure(plans[chain])
-        self.route = self._routed()
-        return [], left
-
-    async def _fresh_lines(
-        self, plans: Mapping[Chain, StagePlan]
-    ) -> tuple[list[str], dict[Chain, Line | Share]]:
-        """Start lines for those of `plans` that no line serves, or none of them: then say why."""
-        fresh: dict[Chain, Line | Share] = {}
-        failures: list[str] = []
-        try:  # while some load, others may begin to use a line that was to be changed in place
-            while not failures and (missing := self._unserved(plans.keys() - fresh.keys(), plans)):
-                fresh |= {chain: self._line(chain) for chain in missing}
-                failures = await self._start([fresh[chain] for chain in missing])
-        except BaseException:
-            await self._end(fresh.values())
-            raise
-        if failures:
-            await self._end(fresh.values())
-        return failures, fresh
-
-    def _unserved(self, chains: Iterable[Chain], plans: Mapping[Chain, StagePlan]) -> list[Chain]:
-        lines = self._lines
-        return [each for each in chains if each not in lines or not lines[each].serves(plans[each])]
-
-    async def _end(self, lines: Iterable[Line | Share]) -> None:
-        with trio.CancelScope(shield=True):
-            for line in lines:
-                await line.retire()
+        assert self._nursery is not None
+        before = self.route
+        failed, left = await self._lines.exchange(self.blueprint.stages(), self._nursery)
+        if not failed:
+            self.route = self._routed()
+        return [self._not_started(node) for node in failed], Left(before, left)
 
     async def _retire(self, left: Left) -> None:
         """End the stages that have been left, once the last request has ended that began with them."""
@@ -401,12 +354,12 @@ class Workflow:
 
     def sharing(self, node: str) -> list[str] | None:
         """Return the nodes of others that have the same workers as a node, None if it shares none."""
-        line = self._lines[self.route.chain(node)]
+        line = self._lines.by_chain[self.route.chain(node)]
         return line.others if isinstance(line, Share) else None
 
     def healthy(self) -> bool:
         """Whether every node has as many living workers as it wants at least."""
-        lines = self._lines.values()
+        lines = self._lines.by_chain.values()
         return all(_alive(line.pool) >= line.stage.settings.min_workers for line in lines)
 
 
