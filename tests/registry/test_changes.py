@@ -124,6 +124,25 @@ async def test_a_change_that_is_cancelled_while_workers_load(config, store):
         assert await predict(workflow, b"x", opened) == "x"
 
 
+async def test_a_node_is_scaled_while_another_one_loads_workers(config, store, tmp_path):
+    gate = tmp_path / "gate"
+    code = f"import os, time\n\ndef handle(data, context):\n    while os.path.exists({str(gate)!r}):\n"
+    pack_handler(store, "m", code + "        time.sleep(0.01)\n    return data and ['x' for _ in data]\n")
+    models = "models:\n  m: {url: m.mar, min-workers: 1, max-workers: 2}\n  n: {url: m.mar}\n"
+    pack(store, "w", models + "dag:\n  m: [n]\n")
+    async with registry(config) as opened:
+        workflow, before = await opened.register("w.war"), workers()
+        gate.touch()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(opened.change, "w", None, {"n": LiveSettings(batch_size=2)})
+            await until(lambda: workers() > before)
+            await opened.scale("w__m", None, 1, 3)
+            gate.unlink()
+        await workflow.scaled("m")
+        stages = workflow.route.stages
+        assert (stages["m"].settings.max_workers, stages["n"].settings.batch_size) == (3, 2)
+
+
 async def test_a_request_keeps_the_workers_that_it_began_with(config, store):
     pack_handler(store, "m", FUNCTIONS + "\nhandle = obey\n")
     pack(store, "w", "models:\n  m: {url: m.mar}\ndag:\n  m: []\n")

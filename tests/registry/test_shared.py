@@ -294,6 +294,18 @@ async def test_scaling_moves_one_node_and_back(config, at):
             assert (workers(), await pid_of(opened, a)) == ({pid}, pid)
 
 
+async def test_the_last_of_two_scalings_counts_while_the_first_loads_workers(config, at):
+    async with registry(config) as opened:
+        a, b = await opened.register("a.war"), await opened.register("b.war")
+        (at / "GATE").touch()
+        await opened.scale("a__m", None, 2, 2)
+        await until(lambda: users(opened) == 3)
+        await opened.scale("a__m", None, 1, 1)
+        (at / "GATE").unlink()
+        await a.scaled("m")
+        assert (a.sharing("m"), b.sharing("m"), len(workers())) == (["b__m"], ["a__m"], 1)
+
+
 async def test_a_move_that_fails_changes_nothing(config, at):
     async with registry(config) as opened:
         a, b = await opened.register("a.war"), await opened.register("b.war")

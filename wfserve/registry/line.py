@@ -69,6 +69,7 @@ class Line:
 
     def configure(self, plan: StagePlan) -> None:
         """Schedule as `plan` says, whose workers it has."""
+        self.plan = plan
         self.stage.configure(plan.settings)
 
     async def retire(self) -> None:

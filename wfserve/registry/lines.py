@@ -36,14 +36,15 @@ class Lines:
 
         If there is one of the former, all is as before.
         """
-        before = self.by_chain
+        before, planned = self.by_chain, {chain: line.plan for chain, line in self.by_chain.items()}
         failed, fresh = await self._fresh(plans, nursery)
         if failed:
             return failed, []
         kept = plans.keys() - fresh.keys()
         self.by_chain = {chain: fresh.get(chain) or before[chain] for chain in plans}
         for chain in kept:
-            before[chain].configure(plans[chain])
+            if before[chain].plan is planned[chain]:  # else it was configured meanwhile, and that counts
+                before[chain].configure(plans[chain])
         return [], [line for chain, line in before.items() if chain not in kept]
 
     async def _fresh(

@@ -182,9 +182,10 @@ class Workflow:
         in_place = (as_before or len(chain) == 1) and line.serves(plan)
         if in_place:
             line.configure(plan)
-        if not (in_place and as_before) and self._nursery is not None:
+        outrun = self._changing.locked()  # by an exchange that was planned without this
+        if not (in_place and as_before and not outrun) and self._nursery is not None:
             self._changes += 1
-            needed = before.nodes[node] if len(chain) > 1 or not in_place else None
+            needed = None if in_place and len(chain) == 1 and not outrun else before.nodes[node]
             self._nursery.start_soon(self._exchange, node, needed)
 
     async def change(self, settings: Mapping[str, LiveSettings]) -> None:
