@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from tests.archives import pack, pack_handler
 from tests.servers import HEAD, Server, free_ports
 
 
@@ -42,6 +43,31 @@ def test_a_second_server_is_refused(tmp_path, store):
         assert line.startswith(
             f"wfserve: process {first.process.pid} already serves with {tmp_path / 'state'}"
         )
+
+
+def test_files_of_the_working_directory_are_no_modules(tmp_path, store):
+    """Whatever name they have: `nt` is looked for by the standard library on every system."""
+    for name in ("nt", "selectors", "yaml"):
+        (tmp_path / f"{name}.py").write_text("open('imported', 'a').close()\nraise KeyError(__name__)\n")
+    pack_handler(
+        store,
+        "m",
+        """
+        import os, subprocess, sys
+
+        LOOK = "import sys; print(sys.flags.safe_path, '' in sys.path)"
+
+        def handle(data, context):
+            if data is None:
+                return None
+            return [subprocess.check_output([sys.executable, "-c", LOOK], text=True) for _ in data]
+        """,
+    )
+    pack(store, "w", "models:\n  m: {url: m.mar}\ndag:\n  m: []\n")
+    with Server(tmp_path, store) as server:
+        assert server.register("w.war").status_code == 200
+        assert server.predict("w", b"x").text == "False True\n"
+    assert not (tmp_path / "imported").exists()
 
 
 def test_a_port_that_is_taken(tmp_path, store):

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from wfserve.child.spec import WorkerSpec
 
 COMPAT = str(Path(__file__).parent.parent / "compat")
+SAFE_PATH = "PYTHONSAFEPATH"  # a new interpreter then imports nothing from its working directory
+OURS = "wfserve"  # its value where it is the server's, and not meant for what handlers start
 
 
 def settle(chain: Sequence[WorkerSpec], server_pidfd: int) -> list[Home]:
@@ -40,6 +42,8 @@ def settle(chain: Sequence[WorkerSpec], server_pidfd: int) -> list[Home]:
         format=f"%(asctime)s %(levelname)s {name.replace('%', '%%')} %(name)s: %(message)s",
         force=True,
     )
+    if os.environ.get(SAFE_PATH) == OURS:
+        del os.environ[SAFE_PATH]
     hide_variables(chain[0].hidden_variables)
     set_threads(chain[0].threads)
     return homes_of(chain)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from wfserve.child.spec import stage_name
+from wfserve.child.surroundings import OURS, SAFE_PATH
 from wfserve.errors import FrameError
 from wfserve.transport.base import NOWHERE, Message, MessageKind
 from wfserve.transport.message import decode_load_failure
@@ -82,11 +83,27 @@ def _launcher_hidden() -> Iterator[None]:
         settings["daemon"] = daemon
 
 
+@contextmanager
+def _working_directory_ignored() -> Iterator[None]:
+    """Start interpreters that import nothing from the working directory, where `python -c` looks first.
+
+    A file there may have the name of any module, and would stop every worker.
+    """
+    if os.environ.get(SAFE_PATH):
+        yield
+        return
+    os.environ[SAFE_PATH] = OURS
+    try:
+        yield
+    finally:
+        del os.environ[SAFE_PATH]
+
+
 def warm_up() -> None:
     """Start the fork server, which takes seconds to load torch, before the first worker is wanted. Blocks."""
     from multiprocessing import forkserver
 
-    with _starting:
+    with _starting, _working_directory_ignored():
         forkserver.set_forkserver_preload(PRELOAD)
         forkserver.ensure_running()
     import torch.multiprocessing  # noqa: F401 - heavy, and loaded while the fork server loads it, too
@@ -97,7 +114,7 @@ def _start(chain: Chain, port: object, server: int) -> ChildProcess:
     warm_up()
     own = chain[0].python is not None or chain[0].packages is not None
     make = _with_own_interpreter if own else _of_fork_server
-    with _starting, _launcher_hidden(), _executable(chain[0].python):
+    with _starting, _launcher_hidden(), _working_directory_ignored(), _executable(chain[0].python):
         process = make(chain, port, CarriedFd(server))
         process.start()
     return process
