@@ -305,6 +305,19 @@ async def test_the_last_of_two_scalings_counts_while_the_first_loads_workers(con
         assert (a.sharing("m"), b.sharing("m"), len(workers())) == (["b__m"], ["a__m"], 1)
 
 
+async def test_who_waits_for_a_scaling_is_told_of_the_workers_that_the_node_has_in_the_end(config, store, at):
+    pack(store, "c", SPEC.format(", timeout-ms: 5000"))
+    async with registry(config) as opened:
+        a, _ = await opened.register("a.war"), await opened.register("c.war")
+        (at / "GATE").touch()
+        await opened.scale("a__m", None, 2, 2)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(a.scaled, "m")
+            await until(lambda: len(workers()) == 3)
+            await opened.change("a", None, {"m": LiveSettings(1, 1, timeout_ms=5000)})
+        assert (a.sharing("m"), len(workers())) == (["c__m"], 1)
+
+
 async def test_a_move_that_fails_changes_nothing(config, at):
     async with registry(config) as opened:
         a, b = await opened.register("a.war"), await opened.register("b.war")

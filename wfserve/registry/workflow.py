@@ -251,15 +251,27 @@ class Workflow:
         Raises `InternalError` if one of them does not load; it is tried again all the same, unless the node
         was to get a stage of its own: then everything stays as it was.
         """
-        await self._until(lambda: not self._changes or self.closing)
-        if self.closing:
-            raise self._leaving()
-        if (failure := self._not_changed.pop(node, None)) is not None:
-            raise InternalError(failure)
+        settled = False
+        while not settled:
+            await self._until(lambda: not self._changes or self.closing)
+            if self.closing:
+                raise self._leaving()
+            if (failure := self._not_changed.pop(node, None)) is not None:
+                raise InternalError(failure)
+            settled = await self._settled(node)
+
+    async def _settled(self, node: str) -> bool:
+        """Wait for the workers of a node; False if it was given others meanwhile. Raises as `scaled` does."""
+        pool = self.pools[node]
         try:
-            await self.pools[node].settled()
+            await pool.settled()
         except LoadError as error:  # the pool has logged why
             raise InternalError(self._not_started(self.route.chain(node)[error.step])) from None
+        except ServiceUnavailableError:
+            if self.closing or self.pools[node] is pool:
+                raise self._leaving() from None
+            return False
+        return True
 
     def _not_started(self, node: str) -> str:
         plan = self.blueprint.nodes[node]
