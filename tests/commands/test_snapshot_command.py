@@ -84,7 +84,11 @@ def test_an_archive_that_is_missing_is_told(tmp_path, here):
     assert not (tmp_path / "all.zip").exists()
 
 
-def test_nothing_is_a_snapshot_too(tmp_path):
-    assert snapshot("export", tmp_path / "none.zip", "--state-dir", tmp_path / "nowhere").exit_code == 0
-    assert not (tmp_path / "nowhere").exists()
-    assert snapshot("diff", tmp_path / "none.zip", "--state-dir", tmp_path / "nowhere").exit_code == 0
+def test_nothing_is_a_snapshot_too_but_not_of_nowhere(tmp_path):
+    file, nowhere, empty = tmp_path / "none.zip", tmp_path / "nowhere", tmp_path / "empty"
+    with opened(empty):
+        assert snapshot("export", file, "--state-dir", empty).exit_code == 0
+    assert snapshot("diff", file, "--state-dir", empty).exit_code == 0
+    for command in ("export", "diff"):
+        assert snapshot(command, file, "--state-dir", nowhere).exit_code == 2
+    assert not nowhere.exists()

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import threading
 import zipfile
 
 import orjson
@@ -13,7 +12,6 @@ from tests.states import AUTHOR, opened, register
 from wfserve.archive.extract import ExtractLimits
 from wfserve.errors import BadRequestError, ConflictError, TooLargeError
 from wfserve.state import snapshot
-from wfserve.state.contents import Contents, Transfer
 from wfserve.state.durable import open_state
 from wfserve.state.files import StateError
 from wfserve.state.records import LiveSettings, Sample, Traffic
@@ -54,7 +52,7 @@ def other(tmp_path):
 def file(tmp_path, state):
     """A snapshot of `state`."""
     path = tmp_path / "registry.zip"
-    export_snapshot(state, path)
+    export_snapshot(tmp_path / "state", path)
     return path
 
 
@@ -73,7 +71,7 @@ def test_equal_registries_have_equal_snapshots(state, other, file, tmp_path):
     """Whatever order they were made in; the log is not part of it."""
     import_snapshot(other, file, AUTHOR)
     again = tmp_path / "again.zip"
-    export_snapshot(other, again)
+    export_snapshot(tmp_path / "other", again)
     assert again.read_bytes() == file.read_bytes()
     assert read_snapshot(file) == state.workflows
     assert file.stat().st_mode & 0o777 == 0o600
@@ -211,7 +209,7 @@ def test_what_is_no_zip_or_too_large(other, file):
 
 
 @pytest.mark.parametrize("damage", ["cut off", "other bytes", "gone"])
-def test_a_damaged_state_is_not_exported(state, file, damage):
+def test_a_damaged_state_is_not_exported(state, tmp_path, file, damage):
     before = file.read_bytes()
     path = state.contents.path(state.workflow("w").version("2.0").archive)
     if damage == "cut off":
@@ -222,47 +220,40 @@ def test_a_damaged_state_is_not_exported(state, file, damage):
     else:
         path.unlink()
     with pytest.raises(StateError):
-        export_snapshot(state, file)
+        export_snapshot(tmp_path / "state", file)
     assert file.read_bytes() == before
     assert not list(file.parent.glob(".snapshot-*"))
 
 
 def test_a_file_that_cannot_be_written(state, tmp_path):
     with pytest.raises(StateError, match=r"cannot write the snapshot .*No such file"):
-        export_snapshot(state, tmp_path / "absent" / "registry.zip")
+        export_snapshot(tmp_path / "state", tmp_path / "absent" / "registry.zip")
 
 
-def test_what_is_removed_during_an_export_is_still_in_it(state, tmp_path, monkeypatch):
-    """Its archives are held: a collection at the same time leaves them."""
-    path_of = Contents.path
-
-    def remove_first(contents, content):
-        monkeypatch.setattr(Contents, "path", path_of)
-        thread = threading.Thread(target=lambda: (state.remove(AUTHOR, "w"), state.collect()))
-        thread.start()
-        thread.join()
-        return path_of(contents, content)
-
-    before = dict(state.workflows)
-    monkeypatch.setattr(Contents, "path", remove_first)
-    export_snapshot(state, tmp_path / "registry.zip")
-    assert read_snapshot(tmp_path / "registry.zip") == before
-    assert list(state.workflows) == ["v"]
-    assert state.collect()
+@pytest.mark.parametrize("there", ["nothing", "an empty directory", "a file"])
+def test_a_directory_without_a_registry_takes_no_good_snapshots_place(tmp_path, file, there):
+    before, mistyped = file.read_bytes(), tmp_path / "mistyped"
+    if there == "an empty directory":
+        mistyped.mkdir()
+    elif there == "a file":
+        mistyped.touch()
+    with pytest.raises(StateError, match=r"no registry in .*mistyped"):
+        export_snapshot(mistyped, file)
+    assert file.read_bytes() == before
 
 
-def test_what_is_removed_before_it_is_held_is_not_in_an_export(state, tmp_path, monkeypatch):
-    """The workflows are looked at again, since their archives may be gone already."""
-    hold = Transfer.hold
+def test_what_is_removed_during_an_export_is_not_in_it(state, tmp_path, monkeypatch):
+    """Its archives are gone, so the registry is looked at again."""
+    add = snapshot._add
 
-    def remove_first(transfer, content):
-        monkeypatch.setattr(Transfer, "hold", hold)
+    def remove_first(*arguments):
+        monkeypatch.setattr(snapshot, "_add", add)
         state.remove(AUTHOR, "w")
         state.collect()
-        hold(transfer, content)
+        add(*arguments)
 
-    monkeypatch.setattr(Transfer, "hold", remove_first)
-    export_snapshot(state, tmp_path / "registry.zip")
+    monkeypatch.setattr(snapshot, "_add", remove_first)
+    assert list(export_snapshot(tmp_path / "state", tmp_path / "registry.zip")) == ["v"]
     assert list(read_snapshot(tmp_path / "registry.zip")) == ["v"]
 
 

@@ -32,11 +32,9 @@ def snapshot() -> None:
 @_STATE
 def export(file: Path, state_dir: Path) -> None:
     """Write every workflow, with its versions, settings and archives, to FILE; a server may be running."""
-    from wfserve.state.snapshot import export_beside, read_registry
+    from wfserve.state.snapshot import export_snapshot
 
-    found = read_registry(state_dir)
-    export_beside(state_dir, file)
-    click.echo(f"{_counted(found)} in {file}")
+    click.echo(f"{_counted(export_snapshot(state_dir, file))} in {file}")
 
 
 @snapshot.command("import")

@@ -55,19 +55,11 @@ class Difference:
     after: Any
 
 
-def export_snapshot(state: State, file: Path) -> None:
-    """Write the registry of `state` to `file`, all of it or nothing; changes may happen meanwhile.
+def export_snapshot(directory: Path, file: Path) -> dict[str, Workflow]:
+    """Write the registry in the state directory `directory` to `file`, all of it or nothing; return it.
 
-    Raises `StateError` if an archive is damaged or missing, or `file` cannot be written.
-    """
-    with state.contents.transfer() as transfer:
-        _write(file, _held(state, transfer), lambda content: state.contents.path(content))
-
-
-def export_beside(directory: Path, file: Path) -> None:
-    """Write the registry in the state directory `directory`, which a server may be using, to `file`.
-
-    Raises as `export_snapshot` does.
+    A server may be using it and change it meanwhile. Raises `StateError` if there is no registry, an archive
+    is damaged or missing, or `file` cannot be written.
     """
     while True:
         workflows = read_registry(directory)
@@ -77,13 +69,15 @@ def export_beside(directory: Path, file: Path) -> None:
             if read_registry(directory) == workflows:  # else what was just removed is missing
                 raise
         else:
-            return
+            return workflows
 
 
 def read_registry(directory: Path) -> dict[str, Workflow]:
-    """Return the workflows in a state directory, none if it has no registry. Raises `StateError`."""
+    """Return the workflows in a state directory. Raises `StateError`, also if it has no registry."""
     database = directory / HOME / DATABASE
-    return read_beside(database) if database.exists() else {}
+    if not database.exists():  # a backup of a mistyped directory would be empty, and take a good one's place
+        raise StateError(f"there is no registry in {directory}")
+    return read_beside(database)
 
 
 def _write(file: Path, workflows: Mapping[str, Workflow], path: Callable[[Content], Path]) -> None:
@@ -96,17 +90,6 @@ def _write(file: Path, workflows: Mapping[str, Workflow], path: Callable[[Conten
         archive.writestr(_entry(DOCUMENT), _document(workflows))
         for _, content in sorted(contents.items()):
             _add(archive, path(content), content)
-
-
-def _held(state: State, transfer: Transfer) -> Mapping[str, Workflow]:
-    """Return the workflows as they are, with their archives held."""
-    while True:
-        workflows = state.workflows
-        for workflow in workflows.values():
-            for content in workflow.contents():
-                transfer.hold(content)
-        if state.workflows is workflows:  # else what was just removed may have been collected
-            return workflows
 
 
 def _document(workflows: Mapping[str, Workflow]) -> bytes:
