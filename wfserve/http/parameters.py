@@ -50,10 +50,16 @@ def is_true(text: object) -> bool:
 async def given_parameters(lost: Collection[str] = ()) -> dict[str, Any]:
     """Return the parameters of a change: of a JSON body if there is one, else of the query.
 
-    Raises `BadRequestError` if both have some. Those of the query that are `lost` then are let pass, as
-    TorchServe does.
+    Raises `BadRequestError` if both have some, if one of the query has several values, and for a body that
+    is not JSON and would not be read. Where some are `lost`, TorchServe has the call, and lets a body pass
+    that is not JSON, these parameters beside one that is, and theirs of several values the first.
     """
+    several = sorted(name for name in request.args.keys() - set(lost) if len(request.args.getlist(name)) > 1)
+    if several:
+        raise BadRequestError(f"Parameter {shown(several[0])} is given more than once.")
     if request.mimetype != "application/json":
+        if not lost and await request.get_data():
+            raise BadRequestError("The body is not of the type application/json, and nothing else is read.")
         return dict(request.args)
     if request.args.keys() - set(lost):
         raise BadRequestError("Give the parameters in the query or in the JSON body, not in both.")

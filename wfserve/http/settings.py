@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING, Any
 
 from wfserve.errors import BadRequestError
@@ -25,6 +26,7 @@ _FIELDS = {
 }
 _OF_MODELS = frozenset({"min_worker", "max_worker", "batch_size", "max_batch_delay"})
 _OF_BATCHES = frozenset({"batch_size", "max_batch_delay"})
+_INTEGER = re.compile(r"-?[0-9]{1,18}")  # what is out of range is told so
 _TRAFFIC = ("weights", "sticky_header", "shadow")
 
 
@@ -67,7 +69,7 @@ def _live(values: Mapping[str, int]) -> LiveSettings:
 
 
 def _integer(name: str, value: object) -> int:
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 11:
+    if isinstance(value, str) and _INTEGER.fullmatch(value):
         return int(value)
     if type(value) is not int:  # true is no number
         raise BadRequestError(f"Parameter {name} is not a whole number: {shown(value)}")
@@ -98,9 +100,10 @@ def _weights(given: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(value, dict):
         return value
     parts = [part.partition(":") for part in str(value).split(",")]
-    if len({version for version, _, _ in parts}) < len(parts):
+    weights = {version.strip(): weight for version, _, weight in parts}
+    if len(weights) < len(parts):
         raise BadRequestError("Parameter weights names a version twice.")
-    return {version.strip(): weight for version, _, weight in parts}
+    return weights
 
 
 def _weight(version: str, value: object) -> float:
