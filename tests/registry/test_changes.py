@@ -2,6 +2,8 @@
 
 import contextlib
 import sqlite3
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import trio
@@ -9,7 +11,14 @@ import trio
 from tests.archives import FUNCTIONS, chain, pack, pack_handler
 from tests.pools import workers
 from tests.registries import left_in, predict, registry, running, until
-from wfserve.errors import BadRequestError, ConflictError, InternalError, ServiceUnavailableError
+from wfserve.errors import (
+    BadRequestError,
+    ConflictError,
+    InternalError,
+    ServiceUnavailableError,
+    WorkflowError,
+)
+from wfserve.registry.catalogue import ITSELF
 from wfserve.registry.startup import load
 from wfserve.state.files import StateError
 from wfserve.state.records import LiveSettings, Traffic
@@ -210,6 +219,88 @@ async def test_archives_that_nothing_needs_are_removed(config):
         assert len(kept()) == 2
         await opened.unregister("two")
         await until(lambda: len(kept()) == 1)
+
+
+async def test_archives_of_what_has_failed_are_removed(config, store):
+    contents = config.state_dir / "registry" / "contents"
+
+    def kept():
+        return [path.name for path in contents.iterdir() if path.is_file()]
+
+    pack_handler(store, "broken", "def handle(data, context):\n    raise KeyError\n")
+    pack(store, "broken", "models:\n  m: {url: broken.mar}\ndag:\n  m: []\n")
+    async with registry(config) as opened:
+        await opened.register("obey.war")
+        for call, failure in (
+            (lambda: opened.register("broken.war"), WorkflowError),
+            (lambda: opened.samples.keep("obey", b"raise", {}, author=ITSELF), BadRequestError),
+        ):
+            with pytest.raises(failure):
+                await call()
+            await until(lambda: len(kept()) == 1)
+
+
+@contextlib.contextmanager
+def meanwhile(opened, monkeypatch, call):
+    """Have something happen while a version that is to be registered is warmed up."""
+    warm_up = opened.samples.warm_up
+
+    async def busy(workflow, *, is_new):
+        await call()
+        await warm_up(workflow, is_new=is_new)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(opened.samples, "warm_up", busy)
+        yield
+
+
+async def test_settings_are_not_changed_of_a_version_that_is_registered_again(config, monkeypatch):
+    """Else what was acknowledged would not hold of the workers that take over."""
+    async with registry(config) as opened:
+        await opened.register("echo.war")
+    async with registry(config) as opened:
+        load(opened)
+        await opened.loaded()
+        settings = {"echo": LiveSettings(timeout_ms=77)}
+
+        async def change():
+            for call in (opened.change("echo", None, settings), opened.scale("echo__echo", None, 2, 2)):
+                with pytest.raises(ConflictError):
+                    await call
+
+        with meanwhile(opened, monkeypatch, change):
+            await opened.register("echo.war")
+        await opened.change("echo", None, settings)
+        assert opened.lookup("echo").blueprint.nodes["echo"].settings.timeout_ms == 77
+
+
+async def test_what_is_registered_again_is_not_seen_before_it_is_kept(config):
+    """Not even if another change of the workflow comes first, and is shown."""
+    async with registry(config) as opened:
+        await opened.register("echo.war", "w", "1.0")
+        before = await opened.register("two.war", "w", "2.0")
+        async with trio.open_nursery() as nursery, opened._committing:
+            nursery.start_soon(partial(opened.register, "two.war", "w", "2.0", again=True))
+            await until(lambda: opened._committing.statistics().tasks_waiting)
+            opened._show("w")
+            assert opened.lookup("w", "2.0") is before
+        assert opened.lookup("w", "2.0") is not before
+
+
+async def test_a_version_whose_snapshot_left_out_a_model(config, store, caplog):
+    pack_handler(store, "m", "def handle(data, context):\n    return data and ['x' for _ in data]\n")
+    pack(store, "m", "models:\n  m: {url: m.mar}\ndag:\n  m: []\n")
+    async with registry(config) as opened:
+        await opened.register("m.war")
+        (version,) = opened.state.workflow("m").versions
+        opened.state.exchange_version(ITSELF, "m", replace(version, models={}))
+    async with registry(config) as opened:
+        load(opened)
+        await opened.loaded()
+        (said,) = (each for each in caplog.records if "cannot load workflow m 1.0" in each.message)
+        assert "No archive was kept for the model m." in said.message
+        assert said.exc_info is None
+        await opened.unregister("m")
 
 
 async def test_nodes_of_versions_are_found(config, store):

@@ -126,7 +126,7 @@ class Registry(Serving):
             await self.loaded()
         began = trio.current_time()
         timeouts = startup_timeout or None, response_timeout or None
-        with self.state.contents.transfer() as transfer, ExitStack() as claims:
+        with self.transfer() as transfer, ExitStack() as claims:
             arriving = Arriving(url, sha256, self.config, self.state.contents, transfer)
             if archives is not None:
                 arriving = archives(transfer)
@@ -143,6 +143,15 @@ class Registry(Serving):
         log.info("registered %s in %.2f s", _shown(workflow), trio.current_time() - began)
         return workflow
 
+    @contextmanager
+    def transfer(self) -> Iterator[Transfer]:
+        """Give what puts archives into the store; those that nothing needs when the block ends go again."""
+        try:
+            with self.state.contents.transfer() as transfer:
+                yield transfer
+        finally:
+            self._nursery.start_soon(self.collect)
+
     def _unloaded(self) -> Iterator[Record]:
         """Give the workflows whose default does not run yet, or not any more."""
         return (each.record for each in self.names if each.record.default not in each.running)
@@ -158,7 +167,7 @@ class Registry(Serving):
         again = again or (not given and (name, version) in self._left_over)
         if present is not None and not (again and present.url == url):
             raise PresentError(taken)
-        with self._claims.claim(name, version, refusal=taken):
+        with self._claims.claim(name, *self._parts(name, version), refusal=taken):
             yield identity if present is None else identity._replace(settings=present.settings)
 
     def _recorded(self, name: str, version: str) -> Version | None:
@@ -194,15 +203,8 @@ class Registry(Serving):
             add = partial(self.state.exchange_version, author, name, version)
         parts = [part for each in left for part in self._parts(name, each)]
         with self._claims.claim(name, *([DEFAULT] if default or replace else []), *parts):
-            before = self._started.pop(key, None)
-            self._started[key] = workflow
-            try:
-                await self._commit(name, add)
-            except BaseException:
-                del self._started[key]
-                if before is not None:
-                    self._started[key] = before
-                raise
+            before = self._started.get(key)
+            await self._commit(name, add, introduced=workflow)
         self._left_over.discard(key)
         self._dismiss([before, *(self._started.pop((name, each), None) for each in left)])
 
@@ -221,6 +223,7 @@ class Registry(Serving):
                 await self._commit(name, partial(self.state.remove, author, name))
             else:
                 await self._commit(name, partial(self.state.remove_version, author, name, version))
+            self._nursery.start_soon(self.collect)
             for workflow in self._dismiss(self._started.pop((name, each), None) for each in left):
                 await workflow.gone.wait()
 
@@ -229,7 +232,6 @@ class Registry(Serving):
         leaving = [workflow for workflow in left if workflow is not None]
         for workflow in leaving:
             workflow.close()
-        self._nursery.start_soon(self.collect)
         return leaving
 
     async def collect(self) -> None:
@@ -318,11 +320,18 @@ class Registry(Serving):
         nodes = () if workflow is None else workflow.blueprint.nodes
         return [version, *of_nodes(version, nodes)]
 
-    async def _commit(self, name: str, change: Callable[[], object]) -> None:
-        """Make a change durable and then have requests see it; it happens, or raises and has not happened."""
+    async def _commit(
+        self, name: str, change: Callable[[], object], introduced: Workflow | None = None
+    ) -> None:
+        """Make a change durable and then have requests see it, and a version that it introduces.
+
+        It happens, or raises and has not happened.
+        """
         with trio.CancelScope(shield=True):
             async with self._committing:
                 await trio.to_thread.run_sync(change)
+                if introduced is not None:
+                    self._started[name, introduced.version] = introduced
                 self._show(name)
 
     def _show(self, name: str) -> None:

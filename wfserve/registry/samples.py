@@ -149,7 +149,7 @@ class Samples:
         self, workflow: Workflow, body: bytes, headers: Mapping[str, str], author: Author, *, recorded: bool
     ) -> None:
         state, name = self._registry.state, workflow.name
-        with self._claims.claim(name, SAMPLE), state.contents.transfer() as transfer:
+        with self._claims.claim(name, SAMPLE), self._registry.transfer() as transfer:
             sample = Sample(await trio.to_thread.run_sync(transfer.write, body), headers)
             trial = Trial("a sample", state.contents.path(sample.body), headers)
             try:
@@ -158,4 +158,3 @@ class Samples:
                 told = f"Version {workflow.version} of workflow {name} does not answer it: {error.message}"
                 raise BadRequestError(told) from error
             await self._commit(name, partial(state.set_sample, author, name, sample, recorded=recorded))
-        self._nursery.start_soon(self._registry.collect)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from wfserve.archive.fetch import Fetcher, FetchPolicy
+from wfserve.state.files import StateError
 from wfserve.state.records import Version
 
 if TYPE_CHECKING:
@@ -94,7 +95,10 @@ class Stored:
 
     async def model(self, spec: ModelSpec) -> Path:
         """Return the archive of a model."""
-        return await trio.to_thread.run_sync(self._contents.path, self._version.models[spec.name])
+        kept = self._version.models.get(spec.name)
+        if kept is None:  # a snapshot is what somebody else wrote
+            raise StateError(f"No archive was kept for the model {spec.name}.")
+        return await trio.to_thread.run_sync(self._contents.path, kept)
 
 
 def _policy(config: Config) -> FetchPolicy:
