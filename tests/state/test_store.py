@@ -3,7 +3,7 @@
 import shutil
 import sqlite3
 import tempfile
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zlib import crc32
@@ -140,15 +140,38 @@ def test_one_that_another_writes_to(store, path):
     store.write({"a": A}, change("one"))
 
 
-def test_a_power_failure_at_any_byte_of_the_log(store, path, tmp_path):
+def test_damage_to_the_log_undoes_nothing(store, path, tmp_path):
+    """All that was acknowledged is in the database; a log that cannot be read is no change at all."""
+    for number in range(3):
+        store.write({"a": workflow("a", f"{number}.0")}, change(str(number)))
+        copy = tmp_path / "copy.sqlite"
+        shutil.copy(path, copy)
+        assert read(copy)[0] == {"a": workflow("a", f"{number}.0")}
+
+
+def test_a_change_waits_for_nobody_who_reads(store, path):
+    store.write({"a": A}, change("one"))
+    store._run("PRAGMA busy_timeout = 1")
+    wal = path.with_name(path.name + "-wal")
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT name FROM workflow").fetchall() == [("a",)]
+        store.write({"b": B}, change("two"))
+        assert wal.stat().st_size
+        assert store.read() == {"a": A, "b": B}
+    store.write({}, change("three"))
+    assert not wal.stat().st_size
+
+
+def test_a_power_failure_at_any_byte_of_the_log(store, path, tmp_path, monkeypatch):
     """Whatever of the write-ahead log has come to the disk, it is the state before or after the change."""
     store.write({"a": A}, change("one"))
     wal = path.with_name(path.name + "-wal")
-    before = wal.stat().st_size
+    monkeypatch.setattr(store, "_checkpoint", lambda: None)
     store.write({"a": None, "b": B}, change("two"))
     content = wal.read_bytes()
     found = []
-    for end in range(before, len(content) + 1, 97):
+    for end in range(0, len(content) + 1, 97):
         copy = tmp_path / "copy.sqlite"
         shutil.copy(path, copy)
         (tmp_path / "copy.sqlite-wal").write_bytes(content[:end])

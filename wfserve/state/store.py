@@ -2,7 +2,8 @@
 
 A workflow is one row, its document, because it changes as one and no query needs to look into it. One process
 writes, which holds the directory's lock; others may read meanwhile, which is what the write-ahead log is for.
-A commit costs one synchronisation of the disk, and has happened when it returns.
+A commit has happened when it returns, and is in the database itself, whose damage is noticed: what SQLite cannot
+read of its write-ahead log it takes for a change that never was.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -89,6 +90,7 @@ class Store:
                 if not existed:
                     sync(path.parent)
                 self._try_to_write()
+                self._checkpoint()
             except BaseException:
                 self._database.close()
                 raise
@@ -150,6 +152,12 @@ class Store:
                         crc32(document),
                     )
             self._log(change)
+        self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        """Move the write-ahead log into the database."""
+        with suppress(sqlite3.Error):  # what was committed has happened; the next one moves both
+            self._run("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _log(self, change: Change) -> None:
         marks = ", ".join("?" * 7)
