@@ -287,6 +287,40 @@ async def test_what_is_registered_again_is_not_seen_before_it_is_kept(config):
         assert opened.lookup("w", "2.0") is not before
 
 
+async def test_what_could_not_be_loaded_is_registered_again_with_its_settings(config):
+    async with registry(config) as opened:
+        await opened.register("echo.war", "w", "1.0")
+        await opened.change("w", "1.0", {"echo": LiveSettings(timeout_ms=77)})
+        kept = opened.state.contents.path(opened.state.workflow("w").version("1.0").archive)
+    kept.unlink()
+    async with registry(config) as opened:
+        load(opened)
+        await opened.loaded()
+        with pytest.raises(ConflictError, match=r"version 1\.0 is already registered"):
+            await opened.register("two.war", "w", "1.0")
+        workflow = await opened.register("echo.war", "w", "1.0")
+        assert workflow.blueprint.nodes["echo"].settings.timeout_ms == 77
+        assert opened.healthy()
+        with pytest.raises(ConflictError, match=r"version 1\.0 is already registered"):
+            await opened.register("echo.war", "w", "1.0")
+
+
+@pytest.mark.parametrize("replaces", [False, True])
+async def test_what_is_registered_again_becomes_the_default_if_that_is_asked_for(config, replaces):
+    async with registry(config) as opened:
+        await opened.register("echo.war", "w")
+        await opened.register("two.war", "w", "2.0", default=True)
+    async with registry(config) as opened:
+        load(opened)
+        await opened.loaded()
+        before = opened.lookup("w")
+        await opened.register("echo.war", "w", default=not replaces, replace=replaces)
+        record = opened.served("w").record
+        assert record.default == "1.0"
+        assert [each.version for each in record.versions] == (["1.0"] if replaces else ["1.0", "2.0"])
+        assert before.closing == replaces
+
+
 async def test_a_version_whose_snapshot_left_out_a_model(config, store, caplog):
     pack_handler(store, "m", "def handle(data, context):\n    return data and ['x' for _ in data]\n")
     pack(store, "m", "models:\n  m: {url: m.mar}\ndag:\n  m: []\n")

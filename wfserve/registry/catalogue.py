@@ -111,11 +111,11 @@ class Registry(Serving):
 
         Without `version` it is what the archive says, or else 1.0. The first of a name is its default, a
         further one with `default`; with `replace` it is that, and the default before it is unregistered. With
-        `again` it takes the place of the same version from the same URL, with its settings; once, so does one
-        without a version, for clients that register after each start. Each of its workers may take
-        `startup_timeout` seconds to load, and a call of one node alone `response_timeout`, where the model
-        does not say; by default what is configured. The archive must have the digest `sha256`, if any;
-        `archives` says where to find it in place of `url`.
+        `again`, or if that does not run, it takes the place of the same version from the same URL, with its
+        settings; once, so does one without a version, for clients that register after each start. Each of its
+        workers may take `startup_timeout` seconds to load, and a call of one node alone `response_timeout`,
+        where the model does not say; by default what is configured. The archive must have the digest
+        `sha256`, if any; `archives` says where to find it in place of `url`.
 
         Raises `ConflictError` if there is that version, `WorkflowError` if it fails its warm-up, and whatever
         is wrong with the archive.
@@ -164,7 +164,7 @@ class Registry(Serving):
         if given:
             taken = f"Workflow version {version} is already registered for workflow {name}"
         present = self._recorded(name, version)
-        again = again or (not given and (name, version) in self._left_over)
+        again = again or not self.runs(name, version) or (not given and (name, version) in self._left_over)
         if present is not None and not (again and present.url == url):
             raise PresentError(taken)
         with self._claims.claim(name, *self._parts(name, version), refusal=taken):
@@ -197,10 +197,9 @@ class Registry(Serving):
         """Make a version that runs durable and serve it; the one that it replaces leaves."""
         name, key = workflow.name, (workflow.name, workflow.version)
         present, record = self._recorded(*key), self.state.workflows.get(name)
-        left = [] if record is None or present is not None or not replace else [record.default]
-        add = partial(self.state.add_version, author, name, version, default=default, replace=replace)
-        if present is not None:
-            add = partial(self.state.exchange_version, author, name, version)
+        left = [] if record is None or not replace or record.default == key[1] else [record.default]
+        keep = self.state.add_version if present is None else self.state.exchange_version
+        add = partial(keep, author, name, version, default=default, replace=replace)
         parts = [part for each in left for part in self._parts(name, each)]
         with self._claims.claim(name, *([DEFAULT] if default or replace else []), *parts):
             before = self._started.get(key)

@@ -82,15 +82,27 @@ class State:
         arguments = {"version": version.version, "url": version.url, "default": default, "replace": replace}
         return self.change(author, "register", name, arguments, lambda: {name: decide()})[name]
 
-    def exchange_version(self, author: Author, name: str, version: Version) -> Workflow:
+    def exchange_version(
+        self, author: Author, name: str, version: Version, *, default: bool = False, replace: bool = False
+    ) -> Workflow:
         """Have other archives, which are in the content store, for a version that there is.
 
-        Nothing is logged if they are those that it has. Raises as `Workflow.exchanged` does.
+        With `default` and `replace` it becomes what `add_version` makes of one, unless it is the default.
+        Nothing is logged if nothing changes. Raises as `Workflow.exchanged` does.
         """
-        if self.workflow(name) == self.workflow(name).exchanged(version):
+
+        def decide(was: Workflow) -> Workflow | None:
+            after = was.exchanged(version)
+            if after.default == version.version or not (default or replace):
+                return after
+            chosen = after.with_default(version.version)
+            return chosen.without_version(was.default) if replace else chosen
+
+        if self.workflow(name) == decide(self.workflow(name)):
             return self.workflow(name)
         arguments = {"version": version.version, "url": version.url, "again": True}
-        return self._change(author, "register", name, arguments, lambda was: was.exchanged(version))[name]
+        arguments |= {"default": default, "replace": replace}
+        return self._change(author, "register", name, arguments, decide)[name]
 
     def remove_version(self, author: Author, name: str, version: str) -> Workflow | None:
         """Remove a version, and with the last one the workflow; return what is left of it.

@@ -2,8 +2,8 @@
 
 A workflow is one row, its document, because it changes as one and no query needs to look into it. One process
 writes, which holds the directory's lock; others may read meanwhile, which is what the write-ahead log is for.
-A commit has happened when it returns, and is in the database itself, whose damage is noticed: what SQLite cannot
-read of its write-ahead log it takes for a change that never was.
+A commit has happened when it returns, and is in the database itself, whose damage is noticed: what SQLite
+cannot read of its write-ahead log it takes for a change that never was.
 """
 
 from __future__ import annotations
