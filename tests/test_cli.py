@@ -336,6 +336,10 @@ def test_tables():
             "workflowName  w",
             "minWorkers    1",
         ]
+    with answering(b'[{"version": "1.0"}, {"version": "2.0"}]') as (url, prepared):
+        told = run("describe", "w", "all", "--server", url).stdout.split()
+        assert told == [*("SETTING", "VALUE", "version", "1.0"), *("SETTING", "VALUE", "version", "2.0")]
+        assert prepared.asked[0].path == "/workflows/w/all"
 
 
 def test_a_prediction_goes_out_as_it_is():

@@ -96,10 +96,10 @@ class Client:
         return answer
 
     def workflow(self, name: str, version: str | None = None) -> list[dict[str, Any]]:
-        """Return what the server says of one version, by default the default: a list of one."""
+        """Return what the server says of a version, by default the default: a list of one; `all`: of each."""
         path = path_of("workflows", name, *([] if version is None else [version]))
         found = self.call("GET", path)
-        if not isinstance(found, list) or len(found) != 1 or not isinstance(found[0], dict):
+        if not isinstance(found, list) or not found or not all(isinstance(each, dict) for each in found):
             raise self._not_ours(path)
         return found
 

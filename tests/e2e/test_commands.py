@@ -57,6 +57,8 @@ def test_commands_reach_a_guarded_server(guarded, store):
     assert run(guarded, "predict", UPPER, *inferring, "--token", key, WFSERVE_TOKEN="other") == "ABC"
     run(guarded, "register", "upper.war", "--version", "2.0", "--default", *managing)
     assert json.loads(run(guarded, "describe", UPPER, "--json", *managing))[0]["version"] == "2.0"
+    versions = json.loads(run(guarded, "describe", UPPER, "all", "--json", *managing))
+    assert [each["version"] for each in versions] == ["1.0", "2.0"]
     assert 'to "1.0"' in run(guarded, "set-default", UPPER, "1.0", *managing)
     assert 'back to version "2.0"' in run(guarded, "rollback", UPPER, *managing)
     assert 'version "1.0" unregistered' in run(guarded, "unregister", UPPER, "1.0", *managing)

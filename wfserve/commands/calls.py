@@ -94,12 +94,13 @@ def list_(client: Client, *, as_json: bool) -> None:
 @_managing
 @_JSON
 def describe(name: str, version: str | None, client: Client, *, as_json: bool) -> None:
-    """Show the settings and the DAG of workflow NAME, of a VERSION or its default."""
+    """Show the settings and the DAG of workflow NAME: of a VERSION, of all, or of the default."""
     found = client.workflow(name, version)
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:
-        table(("SETTING", "VALUE"), ((key, str(value)) for key, value in found[0].items()))
+        for each in found:
+            table(("SETTING", "VALUE"), ((key, str(value)) for key, value in each.items()))
 
 
 @click.command()
