@@ -163,6 +163,20 @@ def test_a_change_waits_for_nobody_who_reads(store, path):
     assert not wal.stat().st_size
 
 
+@pytest.mark.parametrize("becomes", ["nothing", "another"])
+def test_a_database_that_is_taken_away_is_not_written_to(store, path, tmp_path, becomes):
+    """Else the change would be acknowledged, and gone with the process."""
+    store.write({"a": A}, change("one"))
+    away = path.rename(tmp_path / "away.sqlite")
+    if becomes == "another":
+        shutil.copy(away, path)
+    with pytest.raises(StateError, match="No such file" if becomes == "nothing" else "another file than"):
+        store.write({"a": B}, change("two"))
+    away.rename(path)
+    store.write({"b": B}, change("three"))
+    assert store.read() == {"a": A, "b": B}
+
+
 def test_a_power_failure_at_any_byte_of_the_log(store, path, tmp_path, monkeypatch):
     """Whatever of the write-ahead log has come to the disk, it is the state before or after the change."""
     store.write({"a": A}, change("one"))

@@ -91,6 +91,7 @@ class Store:
                     sync(path.parent)
                 self._try_to_write()
                 self._checkpoint()
+                self._opened = os.stat(path)
             except BaseException:
                 self._database.close()
                 raise
@@ -136,9 +137,11 @@ class Store:
     def write(self, changed: Mapping[str, Workflow | None], change: Change) -> None:
         """Make workflows what `changed` says, None for none, and log `change`: both or neither.
 
-        On the disk when this returns. Raises `StateError`, and nothing has changed.
+        On the disk when this returns. Raises `StateError`, also if the database was removed or moved away
+        since it was opened, and nothing has changed.
         """
         with _failures_told(self._path), self._transaction():
+            self._refuse_another_file()
             for name, workflow in changed.items():
                 if workflow is None:
                     self._run("DELETE FROM workflow WHERE name = ?", name)
@@ -153,6 +156,11 @@ class Store:
                     )
             self._log(change)
         self._checkpoint()
+
+    def _refuse_another_file(self) -> None:
+        """Raise if nobody would find again what is written: `OSError`, or `StateError`."""
+        if not os.path.samestat(os.stat(self._path), self._opened):
+            raise StateError(f"{self._path} is another file than the one that was opened.")
 
     def _checkpoint(self) -> None:
         """Move the write-ahead log into the database."""
