@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 import zipfile
+from contextlib import contextmanager
 
 import httpx
 import pytest
@@ -230,8 +231,9 @@ def test_what_is_wrong_changes_nothing_and_is_in_the_history(server, say, method
     assert (last["who"], last["address"]) == ("anybody", "127.0.0.1")
 
 
-def test_no_request_is_lost_when_the_default_is_replaced(server, say):
-    say("one", version="1.0")
+@contextmanager
+def four_clients(server):
+    """Four that ask for `say` while the block runs; gives what they have been answered."""
     answers, stop = [], threading.Event()
 
     def ask():
@@ -242,14 +244,20 @@ def test_no_request_is_lost_when_the_default_is_replaced(server, say):
     for client in clients:
         client.start()
     try:
-        after = []
-        for number, word in enumerate(("two", "three", "one", "two"), 2):
-            assert say(word, version=f"{number}.0", replace="true").status_code == 200
-            after.append(said(server) == word)
+        yield answers
     finally:
         stop.set()
         for client in clients:
             client.join()
+
+
+def test_no_request_is_lost_when_the_default_is_replaced(server, say):
+    say("one", version="1.0")
+    with four_clients(server) as answers:
+        after = []
+        for number, word in enumerate(("two", "three", "one", "two"), 2):
+            assert say(word, version=f"{number}.0", replace="true").status_code == 200
+            after.append(said(server) == word)
     assert set(answers) <= set(WORDS)
     assert after == [True] * 4
     assert len(server.call("GET", "/workflows/say/all").json()) == 1
@@ -360,25 +368,12 @@ def test_settings_change_while_requests_go_on(server, say, store):
         server.call("POST", "/workflows", params={"url": "batched.war", "workflow_name": "say"}).status_code
         == 200
     )
-    answers, stop = [], threading.Event()
-
-    def ask():
-        while not stop.is_set():
-            answers.append(said(server))
-
-    clients = [threading.Thread(target=ask) for _ in range(4)]
-    for client in clients:
-        client.start()
-    try:
+    with four_clients(server) as answers:
         for size in (4, 2, 8):
             changed = server.call("PUT", "/workflows/say", json={"batch_size": size, "timeout_ms": 9000})
             assert changed.json() == {"status": 'Workflow "say" updated'}
             assert said(server) == str(size)
         assert server.call("PUT", "/workflows/say?node=m&max_worker=2&min_worker=2").status_code == 200
-    finally:
-        stop.set()
-        for client in clients:
-            client.join()
     assert set(answers) == {"1", "4", "2", "8"}
     described = server.call("GET", "/models/say__m").json()[0]
     assert (described["batchSize"], described["minWorkers"], described["maxWorkers"]) == (8, 2, 2)

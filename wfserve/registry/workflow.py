@@ -70,9 +70,7 @@ class Workflow:
         self.blueprint = blueprint
         self.name = blueprint.name
         self.version = blueprint.version
-        self.mirrored: Counter[str] = (
-            Counter()
-        )  # copies of others' requests that it had, by what became of it
+        self.mirrored = Counter[str]()  # copies of others' requests that it had, by what became of it
         self.measured = RequestCounts()
         self.arrivals = Arrivals()
         self.bodies = Bodies(blueprint, transport)

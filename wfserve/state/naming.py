@@ -30,13 +30,3 @@ def check_version(version: object) -> str:
         shown = f"{str(version)[:LONGEST_VERSION]!r}"
         raise BadRequestError(f"Version {shown} is not made of digits and dots, such as 1.10.")
     return version
-
-
-def parse_version(version: str) -> tuple[int, ...]:
-    """Return the numbers of `version`. Raises `BadRequestError` as `check_version` does."""
-    return tuple(int(part) for part in check_version(version).split("."))
-
-
-def version_order(version: str) -> tuple[tuple[int, ...], str]:
-    """Return a key that sorts versions by their numbers; `1.0` and `1.00` are two, told apart as text."""
-    return parse_version(version), version
