@@ -1,11 +1,18 @@
-"""A process that dies at any step: before the n-th line that it runs of a room, in a fork of this one."""
+"""A process that dies at any step: before the n-th line that it runs of a room, killed for good.
+
+A fork takes the longer the larger its parent is, and pytest's process holds torch. So it is a small helper
+(`tests.mortal`) that forks, and what is to die is a function of a module that imports little.
+"""
 
 from __future__ import annotations
 
 import os
+import pickle
+import subprocess
 import sys
-import traceback
+from contextlib import contextmanager
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,25 +20,34 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
+    Prepare = Callable[..., Callable[[], object]]
+
 DIED = 86
+ROOT = Path(__file__).parents[1]
 MEMORY = (
     "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 )  # what dies with a process alone needs no disk
+_helpers: list[subprocess.Popen[bytes]] = []
 
 
-def dies(action: Callable[[Callable[[], None]], None]) -> bool:
-    """Run `action` in a fork and return whether it died, by calling what it is given, or came to its end."""
-    pid = os.fork()
-    if not pid:
-        code = 1
+@contextmanager
+def helper() -> Iterator[None]:
+    """Keep the process that forks for `dies`."""
+    command = [sys.executable, "-W", "error", "-m", "tests.mortal"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        _helpers.append(process)
         try:
-            action(lambda: os._exit(DIED))
-            code = 0
-        except BaseException:
-            traceback.print_exc()
+            yield
         finally:
-            os._exit(code)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            _helpers.remove(process)
+
+
+def dies(action: Callable[..., object], *arguments: object) -> bool:
+    """Run `action(die, *arguments)` in a fork and return whether it died, or came to its end."""
+    (process,) = _helpers
+    pickle.dump((action, arguments), process.stdin)
+    process.stdin.flush()
+    code = pickle.load(process.stdout)
     assert code in (0, DIED), f"it failed, with {code}"
     return code == DIED
 
@@ -50,19 +66,17 @@ def dying_at(step: int, room: str, die: Callable[[], None]) -> Callable[..., Any
     return trace
 
 
-def deaths(room: str, prepare: Callable[[], Callable[[], object]]) -> Iterator[int]:
-    """Die at every step of what `prepare` returns, one after another; give each step after its death.
+def die_at(die: Callable[[], None], step: int, room: str, prepare: Prepare, *given: object) -> None:
+    """Die at a step of what `prepare(*given)` returns; `prepare` itself runs unharmed."""
+    act = prepare(*given)
+    sys.settrace(dying_at(step, room, die))
+    act()
+    sys.settrace(None)
 
-    `prepare` itself runs in the fork, unharmed.
-    """
+
+def deaths(room: str, prepare: Prepare, *given: object) -> Iterator[int]:
+    """Die at every step of what `prepare(*given)` returns, one after another; give each after its death."""
     for step in count(1):
-
-        def action(die: Callable[[], None], step: int = step) -> None:
-            act = prepare()
-            sys.settrace(dying_at(step, room, die))
-            act()
-            sys.settrace(None)
-
-        if not dies(action):
+        if not dies(die_at, step, room, prepare, *given):
             return
         yield step

@@ -1,11 +1,17 @@
-"""Where tests of the state work."""
+"""Where tests of the state work, and what forks for them."""
 
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from tests.dying import MEMORY
+from tests.dying import MEMORY, helper
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _mortal():
+    with helper():
+        yield
 
 
 @pytest.fixture

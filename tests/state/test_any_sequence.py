@@ -1,7 +1,6 @@
 """Any sequence of changes, reopened after each and after a death at any step of one, equals a plain model."""
 
 import shutil
-import sys
 import tempfile
 from copy import deepcopy
 from pathlib import Path
@@ -11,13 +10,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from tests.dying import MEMORY, dies, dying_at
+from tests.dying import MEMORY, die_at, dies
+from tests.state.acts import EMPTY, make, opened_to_make
 from tests.states import AUTHOR, opened
 from wfserve.errors import WfserveError
-from wfserve.state.durable import open_state
-from wfserve.state.records import Content, LiveSettings, Sample, Traffic, Version
+from wfserve.state.records import LiveSettings, Version
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 NAMES = st.sampled_from(["v", "w"])
 VERSIONS = st.sampled_from(["1.0", "1.10", "2"])
 WORKERS = st.none() | st.integers(0, 3)
@@ -34,36 +32,6 @@ CHANGES = st.one_of(
 
 class RefusedError(Exception):
     """What the model says where the state has an error; the message is the error's type."""
-
-
-def make(state, change):
-    """Make a change to a state."""
-    what, name, *given = change
-    if what == "add":
-        version, default = given
-        state.add_version(AUTHOR, name, Version(version, EMPTY, "w.war"), default=default)
-    elif what == "traffic":
-        weights, shadow = given
-        state.set_traffic(AUTHOR, name, Traffic(dict.fromkeys(weights, 1.0), None, shadow))
-    elif what == "settings":
-        version, least, most = given
-        state.set_settings(AUTHOR, name, version, {"n": LiveSettings(least, most)})
-    elif what == "sample":
-        make_sample(state, name, *given)
-    elif what == "default":
-        state.set_default(AUTHOR, name, *given)
-    else:
-        getattr(state, what)(AUTHOR, name, *given)
-
-
-def make_sample(state, name, kind):
-    """Make a change to the sample of a workflow."""
-    if kind == "awaited":
-        state.await_sample(AUTHOR, name)
-    elif kind == "removed":
-        state.remove_sample(AUTHOR, name)
-    else:
-        state.set_sample(AUTHOR, name, Sample(EMPTY, {"accept": kind}), recorded=kind == "recorded")
 
 
 def expect(model, change):
@@ -186,9 +154,6 @@ def _settings(version):
     return {key: value for key, value in both.items() if value is not None}
 
 
-EMPTY = Content("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", 0)
-
-
 class AnySequence(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
@@ -229,14 +194,7 @@ class AnySequence(RuleBasedStateMachine):
         expected, error = outcome(self.model, change)
         if error:
             return
-
-        def action(die):
-            state, _ = open_state(self.directory)
-            sys.settrace(dying_at(step, "wfserve/state", die))
-            make(state, change)
-            sys.settrace(None)
-
-        has_died = dies(action)
+        has_died = dies(die_at, step, "wfserve/state", opened_to_make, self.directory, change)
         with opened(self.directory) as state:
             is_made = len(state.history(1000)) > self.acknowledged
             assert is_made or has_died

@@ -8,13 +8,13 @@ import zipfile
 import pytest
 
 from tests.dying import deaths
+from tests.state import acts
 from wfserve.archive.extract import ExtractLimits, extract
 from wfserve.errors import BadRequestError
 from wfserve.state.contents import Contents
 from wfserve.state.files import StateError
 from wfserve.state.records import Content
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 DATA = b"an archive"
 CONTENT = Content(hashlib.sha256(DATA).hexdigest(), len(DATA))
 
@@ -70,7 +70,7 @@ def test_a_process_that_dies_at_any_step_leaves_nothing_or_the_whole(archive, me
     """The first death after the rename leaves the whole, and so do all later ones."""
     left = []
     where = memory / "contents"
-    for _ in deaths("wfserve/state", lambda: lambda: put(Contents(where), archive)):
+    for _ in deaths("wfserve/state", acts.put, where, archive):
         contents = Contents(where)
         left.append(files(where))
         if left[-1]:

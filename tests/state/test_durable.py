@@ -1,10 +1,7 @@
 """A state is what the last acknowledged change left; a damaged one is told and put aside, never lost."""
 
-import dataclasses
-import errno
 import os
 import re
-import resource
 import shutil
 import sqlite3
 import tempfile
@@ -14,14 +11,13 @@ from pathlib import Path
 import pytest
 
 from tests.dying import deaths, dies
+from tests.state import acts
+from tests.state.acts import sampled
 from tests.states import AUTHOR, opened, register
 from wfserve.errors import ConfigError, ConflictError, NotFoundError, WorkflowNotFoundError
 from wfserve.state import store as store_module
 from wfserve.state.durable import Problem, open_state
-from wfserve.state.files import StateError
-from wfserve.state.records import LiveSettings, Sample, Traffic, Version
-
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+from wfserve.state.records import LiveSettings, Traffic
 
 
 @pytest.fixture
@@ -163,58 +159,10 @@ def test_a_change_waits_while_another_decides(registered):
         assert [change.what for change in state.history(2)] == ["set-default", "unregister"]
 
 
-def sampled(state, *, recorded):
-    """Keep a request as the sample of `w`."""
-    with state.contents.transfer() as transfer:
-        sample = Sample(transfer.write(b"a body"), {"content-type": "text/plain"})
-        state.set_sample(AUTHOR, "w", sample, recorded=recorded)
-
-
-def exchanged(state, scratch):
-    """Exchange the archive of version 2.0."""
-    (scratch / "other.war").write_text("another archive of w 2.0")
-    with state.contents.transfer() as transfer:
-        version = dataclasses.replace(
-            state.workflow("w").version("2.0"), archive=transfer.put(scratch / "other.war")
-        )
-        state.exchange_version(AUTHOR, "w", version)
-
-
-def replaced(state, scratch):
-    """Register a version in the place of the default."""
-    (scratch / "other.war").write_text("the archive of w 3.0")
-    with state.contents.transfer() as transfer:
-        version = Version("3.0", transfer.put(scratch / "other.war"), "w.war", given=True)
-        state.add_version(AUTHOR, "w", version, replace=True)
-
-
-CHANGES = {
-    "register": lambda state, scratch: register(state, scratch, "w", "3.0", default=True),
-    "register again": exchanged,
-    "replace": replaced,
-    "remove": lambda state, _: state.remove(AUTHOR, "w"),
-    "remove a version": lambda state, _: state.remove_version(AUTHOR, "w", "2.0"),
-    "clear": lambda state, _: state.clear(AUTHOR),
-    "set default": lambda state, _: state.set_default(AUTHOR, "w", "2.0"),
-    "roll back": lambda state, _: state.roll_back(AUTHOR, "w"),
-    "traffic": lambda state, _: state.set_traffic(AUTHOR, "w", Traffic({"2.0": 1.0})),
-    "settings": lambda state, _: state.set_settings(AUTHOR, "w", "1.0", {"n": LiveSettings(1, 2)}),
-    "sample": lambda state, _: sampled(state, recorded=False),
-    "recorded sample": lambda state, _: sampled(state, recorded=True),
-    "await a sample": lambda state, _: state.await_sample(AUTHOR, "v"),
-    "remove a sample": lambda state, _: state.remove_sample(AUTHOR, "w"),
-}
-
-
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("change", acts.CHANGES)
 def test_a_death_at_any_step_leaves_the_old_or_the_new(registered, memory, change):
     """Of the state and of its log; the archives that either needs are there."""
     seen = []
-
-    def prepare():
-        state, _ = open_state(work)
-        return lambda: change(state, memory / "scratch")
-
     with opened(registered) as state:
         register(state, registered / "scratch", "v", "1.0")
         state.set_default(AUTHOR, "w", "2.0")
@@ -223,7 +171,7 @@ def test_a_death_at_any_step_leaves_the_old_or_the_new(registered, memory, chang
     (memory / "scratch").mkdir()
     work = memory / "work"
     shutil.copytree(registered, work)
-    for _ in deaths("wfserve/state", prepare):
+    for _ in deaths("wfserve/state", acts.change, work, change, memory / "scratch"):
         with opened(work) as state:
             seen.append((dict(state.workflows), len(state.history())))
             for workflow in state.workflows.values():
@@ -245,14 +193,7 @@ def test_a_death_at_any_instruction_of_the_database(registered, memory):
     new = old.with_default("2.0")
     step, found = 1, []
     while new not in found:
-
-        def action(die, step=step):
-            state, _ = open_state(work)
-            steps = iter(range(step - 1))
-            state._store._database.set_progress_handler(lambda: next(steps, None) is None and die(), 1)
-            state.set_default(AUTHOR, "w", "2.0")
-
-        dies(action)
+        dies(acts.die_in_database, step, work)
         with opened(work) as state:
             found.append(state.workflow("w"))
             assert len(state.history()) == 2 + (found[-1] == new)
@@ -263,7 +204,7 @@ def test_a_death_at_any_instruction_of_the_database(registered, memory):
 
 def test_a_death_at_any_step_of_opening_a_new_one(memory):
     directory = memory / "state"
-    for _ in deaths("wfserve/state", lambda: lambda: open_state(directory)):
+    for _ in deaths("wfserve/state", acts.open_new, directory):
         with opened(directory) as state:
             assert not state.workflows
         shutil.rmtree(directory)
@@ -273,7 +214,7 @@ def test_a_death_at_any_step_of_putting_aside_is_told_by_the_next(registered, me
     database(registered).write_bytes(b"damage" * 1000)
     work = memory / "work"
     shutil.copytree(registered, work)
-    for _ in deaths("wfserve/state", lambda: lambda: open_state(work)):
+    for _ in deaths("wfserve/state", acts.open_new, work):
         state, problems = open_state(work)
         state.close()
         assert problems
@@ -384,19 +325,6 @@ def test_a_directory_that_cannot_be_used(directory, obstacle):
     assert not list(directory.parent.glob("**/*.damaged-*"))
 
 
-def as_nobody(action):
-    """Run `action` in a fork without root's rights, which ignore permissions."""
-
-    def run(_):
-        if os.getuid() == 0:
-            os.setgroups([])
-            os.setgid(65534)
-            os.setuid(65534)
-        action()
-
-    assert not dies(run)
-
-
 @pytest.fixture
 def public(registered):
     """The state of `registered` where every user can find it."""
@@ -408,23 +336,15 @@ def public(registered):
 
 
 def test_a_directory_of_somebody_else(public):
-    def attempt():
-        with pytest.raises(ConfigError, match=r"cannot use .*: Permission denied"):
-            open_state(public)
-
     (public / "registry").chmod(0)
-    as_nobody(attempt)
+    assert not dies(acts.open_as_nobody, public, r"cannot use .*: Permission denied")
     (public / "registry").chmod(0o700)
 
 
 def test_a_directory_that_cannot_be_written(public):
-    def attempt():
-        with pytest.raises(ConfigError, match=r"cannot use .*(readonly database|unable to open|denied)"):
-            open_state(public)
-
     for path in [public, *public.rglob("*")]:
         path.chmod(0o555 if path.is_dir() else 0o444)
-    as_nobody(attempt)
+    assert not dies(acts.open_as_nobody, public, r"cannot use .*(readonly database|unable to open|denied)")
     for path in [public, *public.rglob("*")]:
         path.chmod(0o755 if path.is_dir() else 0o644)
     with opened(public) as state:
@@ -433,33 +353,14 @@ def test_a_directory_that_cannot_be_written(public):
 
 def test_a_database_that_cannot_be_written(public):
     """It is refused when it is opened, not when somebody wants to change something."""
-
-    def attempt():
-        with pytest.raises(ConfigError, match=r"cannot use .*readonly database"):
-            open_state(public)
-
     for path in [public, *public.rglob("*")]:
         path.chmod(0o777 if path.is_dir() else 0o444)
-    as_nobody(attempt)
+    assert not dies(acts.open_as_nobody, public, r"cannot use .*readonly database")
 
 
 def test_files_that_cannot_grow(registered, scratch):
     """As on a full disk or over a quota: nothing has changed, and nothing is taken for damaged."""
-
-    def run(_):
-        state, _ = open_state(registered)
-        before = state.workflows
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4, 4))
-        with pytest.raises(StateError, match=r"cannot use .*state\.sqlite"):
-            state.set_default(AUTHOR, "w", "2.0")
-        with (
-            pytest.raises(StateError, match=f"cannot store .*{os.strerror(errno.EFBIG)}"),
-            state.contents.transfer() as transfer,
-        ):
-            transfer.put(scratch / "w.war")
-        assert state.workflows == before
-
-    assert not dies(run)
+    assert not dies(acts.fill_the_disk, registered, scratch / "w.war")
     with opened(registered) as state:
         assert state.workflow("w").default == "1.0"
         assert len(state.history()) == 2

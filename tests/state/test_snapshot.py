@@ -8,11 +8,11 @@ import orjson
 import pytest
 
 from tests.dying import deaths
+from tests.state import acts
 from tests.states import AUTHOR, opened, register
 from wfserve.archive.extract import ExtractLimits
 from wfserve.errors import BadRequestError, ConflictError, TooLargeError
 from wfserve.state import snapshot
-from wfserve.state.durable import open_state
 from wfserve.state.files import StateError
 from wfserve.state.records import LiveSettings, Sample, Traffic
 from wfserve.state.snapshot import (
@@ -23,8 +23,6 @@ from wfserve.state.snapshot import (
     import_snapshot,
     read_snapshot,
 )
-
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
 @pytest.fixture
@@ -266,12 +264,7 @@ def test_a_document_that_is_too_large(other, file, monkeypatch):
 def test_a_death_at_any_step_of_an_import_leaves_the_old_or_the_new(state, file, memory):
     workflows = dict(state.workflows)
     seen = []
-
-    def prepare():
-        other, _ = open_state(memory / "other")
-        return lambda: import_snapshot(other, file, AUTHOR)
-
-    for _ in deaths("wfserve/state/snapshot.py", prepare):
+    for _ in deaths("wfserve/state/snapshot.py", acts.import_into, memory / "other", file):
         with opened(memory / "other") as other:
             seen.append(dict(other.workflows))
             assert other.contents.is_empty() or other.workflows
