@@ -69,7 +69,7 @@ class Bench:
 
 
 @pytest.fixture
-def running(transport, autojump_clock):
+def running(transport):
     """Run a bench until its work is done, with attempts that were made before."""
 
     async def run(work, *names, seconds=100.0, **settings):
@@ -93,7 +93,7 @@ def handed_on(bench, items):
     return [Done(each.inputs[0][1].share()) for each in items]
 
 
-async def test_what_fails_in_the_middle_is_charged_there_and_goes_on_there(running):
+async def test_what_fails_in_the_middle_is_charged_there_and_goes_on_there(running, autojump_clock):
     async def work(bench, items):
         await trio.lowlevel.checkpoint()
         if items[0].first == 0:
@@ -106,7 +106,7 @@ async def test_what_fails_in_the_middle_is_charged_there_and_goes_on_there(runni
     assert [bench.stage.statistics(step).attempts for step in range(3)] == [1, 0, 0]
 
 
-async def test_a_step_that_fails_for_its_batch_is_split_there(running):
+async def test_a_step_that_fails_for_its_batch_is_split_there(running, autojump_clock):
     async def work(bench, items):
         await trio.lowlevel.checkpoint()
         words = [text(each.inputs[0][1]) for each in items]
@@ -129,7 +129,7 @@ async def test_a_step_that_fails_for_its_batch_is_split_there(running):
     assert bench.stage.statistics(1).reruns == 6
 
 
-async def test_without_isolation_nothing_is_run_again(running):
+async def test_without_isolation_nothing_is_run_again(running, autojump_clock):
     async def work(bench, items):
         await trio.lowlevel.checkpoint()
         return [Failed(InternalError("no"), step=2, reached=bench.put("half")) for _ in items]
@@ -139,7 +139,7 @@ async def test_without_isolation_nothing_is_run_again(running):
     assert bench.failure("a") == (2, "no", 2)
 
 
-async def test_a_lost_batch_goes_on_one_by_one_where_it_was(running):
+async def test_a_lost_batch_goes_on_one_by_one_where_it_was(running, autojump_clock):
     async def work(bench, items):
         await trio.lowlevel.checkpoint()
         if len(items) > 1:
@@ -150,7 +150,7 @@ async def test_a_lost_batch_goes_on_one_by_one_where_it_was(running):
     assert sorted(bench.log[1:]) == [(0, ["b"]), (2, ["a half"]), (2, ["c half"])]
 
 
-async def test_a_lone_item_of_a_lost_batch_is_charged_where_it_was(running):
+async def test_a_lone_item_of_a_lost_batch_is_charged_where_it_was(running, autojump_clock):
     async def work(bench, items):
         await trio.lowlevel.checkpoint()
         raise ReplicaDeath(1, {0: bench.put("half")})
@@ -170,7 +170,9 @@ async def test_a_lone_item_of_a_lost_batch_is_charged_where_it_was(running):
         ((0.3, 0.3, 0.3), 0.2, 0.5),
     ],
 )
-async def test_a_step_that_hangs_is_stopped_when_its_own_time_is_up(running, timeouts, entered, expected):
+async def test_a_step_that_hangs_is_stopped_when_its_own_time_is_up(
+    running, autojump_clock, timeouts, entered, expected
+):
     async def work(bench, items):
         await trio.sleep(entered)
         bench.pool.at(bench.batch, 1)
@@ -183,7 +185,7 @@ async def test_a_step_that_hangs_is_stopped_when_its_own_time_is_up(running, tim
     assert when - began == pytest.approx(expected, abs=0.25)
 
 
-async def test_steps_in_time_may_take_longer_together_than_each(running):
+async def test_steps_in_time_may_take_longer_together_than_each(running, autojump_clock):
     async def work(bench, items):
         for step in range(3):
             bench.pool.at(bench.batch, step)
@@ -194,7 +196,7 @@ async def test_steps_in_time_may_take_longer_together_than_each(running):
     assert isinstance(bench.outcomes["x"][0], Done)
 
 
-async def test_who_waits_for_a_slow_step_has_its_time(running):
+async def test_who_waits_for_a_slow_step_has_its_time(running, autojump_clock):
     """The queue of the stage is the slow node's: the first node's timeout is not for waiting there."""
 
     async def work(bench, items):
@@ -206,7 +208,7 @@ async def test_who_waits_for_a_slow_step_has_its_time(running):
     assert all(isinstance(outcome, Done) for outcome, _, _ in bench.outcomes.values())
 
 
-async def test_a_first_step_that_hangs_is_stopped_at_its_time(running):
+async def test_a_first_step_that_hangs_is_stopped_at_its_time(running, autojump_clock):
     async def work(bench, items):
         await trio.sleep_forever()
 
@@ -216,7 +218,7 @@ async def test_a_first_step_that_hangs_is_stopped_at_its_time(running):
     assert bench.outcomes["x"][1] - began == pytest.approx(1.0, abs=0.25)
 
 
-async def test_what_each_step_did_is_counted_for_it(running):
+async def test_what_each_step_did_is_counted_for_it(running, autojump_clock):
     class Pool(FakePool):
         def _report(self, batch, outcomes):
             batch.ran = (Ran(0.1, 2), Ran(0.2, 2), Ran(0.3, 2))
