@@ -1,4 +1,8 @@
-"""What TorchServe's documentation lists as known issues of workflows, item by item, is none here."""
+"""What TorchServe's documentation lists as known issues of workflows, item by item, is none here.
+
+Workers, and what is kept of a killed server, do not depend on who parses HTTP: what needs a server of its own
+for them is tried on one kind.
+"""
 
 import http.server
 import re
@@ -16,7 +20,6 @@ from tests.archives import FUNCTIONS, chain, pack, pack_handler
 from tests.e2e.test_restart import healthy, killed
 from tests.servers import Server
 
-KINDS = pytest.mark.parametrize("kind", ["serve", "hypercorn"])
 WEIGHT = 80  # MiB of a model
 ANSWER = "def handle(data, context):\n    return data and [{!r} for _ in data]\n"
 
@@ -25,12 +28,22 @@ ANSWER = "def handle(data, context):\n    return data and [{!r} for _ in data]\n
 def archives(tmp_path):
     made = tmp_path / "store"
     made.mkdir()
-    pack(made, "w", chain("echo"))
-    pack(made, "other", chain("upper"))
     return made
 
 
-def test_each_node_receives_input_as_bytes(tmp_path, archives):
+@contextmanager
+def registered(server, name, archive, **more):
+    """A workflow on a server that others use, too."""
+    given = {"url": f"{archive}.war", "workflow_name": name, **more}
+    response = server.call("POST", "/workflows", params=given)
+    assert response.status_code == 200, response.text
+    try:
+        yield
+    finally:
+        server.call("DELETE", f"/workflows/{name}")
+
+
+def test_each_node_receives_input_as_bytes(server, store):
     code = """
         def give(data, context):
             return data and [{"pair": (1, 2)} for _ in data]
@@ -38,13 +51,12 @@ def test_each_node_receives_input_as_bytes(tmp_path, archives):
         def take(data, context):
             return data and [repr(row.get("body")) for row in data]
     """
-    pack(archives, "native", chain("give", "take", settings="data-format: native"), code)
-    with Server(tmp_path, archives) as server:
-        server.register("native.war")
+    pack(store, "native", chain("give", "take", settings="data-format: native"), code)
+    with registered(server, "native", "native"):
         assert server.predict("native").text == "{'pair': (1, 2)}"
 
 
-def test_only_some_output_types_are_supported(tmp_path, archives):
+def test_only_some_output_types_are_supported(server, store):
     code = """
         import datetime, fractions, numpy, torch
 
@@ -59,44 +71,38 @@ def test_only_some_output_types_are_supported(tmp_path, archives):
         def take(data, context):
             return data and [repr(row.get("body")) == repr(VALUES) and "the same" or "others" for row in data]
     """
-    pack(archives, "types", chain("give", "take", settings="data-format: native\nfuse: off"), code)
-    with Server(tmp_path, archives) as server:
-        server.register("types.war")
+    pack(store, "types", chain("give", "take", settings="data-format: native\nfuse: off"), code)
+    with registered(server, "types", "types"):
         assert server.predict("types").text == "the same"
 
 
-@KINDS
-def test_workflow_scale_and_updates_through_the_api(tmp_path, archives, kind):
-    with Server(tmp_path, archives, kind) as server:
-        server.register("w.war")
+def test_workflow_scale_and_updates_through_the_api(server, store):
+    pack(store, "w", chain("echo"))
+    with registered(server, "w", "w"):
         changed = server.call("PUT", "/workflows/w?node=echo&min_worker=2&max_worker=3&timeout_ms=7000")
         assert changed.status_code == 200
         (node,) = server.call("GET", "/models/w__echo").json()
         assert (node["minWorkers"], node["maxWorkers"], len(node["workers"])) == (2, 3, 2)
-        update = {"url": "other.war", "workflow_name": "w", "version": "2.0", "replace": "true"}
+        update = {"url": "upper.war", "workflow_name": "w", "version": "2.0", "replace": "true"}
         assert server.call("POST", "/workflows", params=update).status_code == 200
         assert server.predict("w", b"abc").text == "ABC"
 
 
-@KINDS
-def test_snapshots_of_workflows_and_their_models(tmp_path, archives, kind):
+def test_snapshots_of_workflows_and_their_models(tmp_path, archives):
     pack_handler(archives, "m", ANSWER.format("m"))
     pack(archives, "model", "models:\n  m: {url: m.mar}\ndag:\n  m: []\n")
-    with Server(tmp_path, archives, kind) as server:
+    with Server(tmp_path, archives) as server:
         server.register("model.war")
         killed(server)
     (archives / "m.mar").unlink()
-    with Server(tmp_path, archives, kind) as server:
+    with Server(tmp_path, archives) as server:
         healthy(server)
         assert server.predict("model").text == "m"
 
 
-@KINDS
-def test_workflow_versioning(tmp_path, archives, kind):
-    with Server(tmp_path, archives, kind) as server:
-        for archive, version in (("w.war", "1.0"), ("other.war", "2.0")):
-            given = {"url": archive, "workflow_name": "w", "version": version}
-            assert server.call("POST", "/workflows", params=given).status_code == 200
+def test_workflow_versioning(server, store):
+    pack(store, "w", chain("echo"))
+    with registered(server, "w", "w", version="1.0"), registered(server, "w", "upper", version="2.0"):
         assert [server.predict(f"w/{version}", b"a").text for version in ("1.0", "2.0")] == ["a", "A"]
 
 
@@ -164,11 +170,10 @@ def workers_of(server):
     return len(node["workers"])
 
 
-@KINDS
-def test_3339_workers_scale_between_their_minimum_and_their_maximum(tmp_path, archives, kind):
+def test_3339_workers_scale_between_their_minimum_and_their_maximum(tmp_path, archives):
     pack_handler(archives, "m", OBEYING)
     pack(archives, "w", ELASTIC.format(1))
-    with Server(tmp_path, archives, kind, worker_idle_timeout=1) as server:
+    with Server(tmp_path, archives, worker_idle_timeout=1) as server:
         server.register("w.war")
         assert workers_of(server) == 1
         assert asked_at_once(server, 6) == {200}
@@ -180,11 +185,10 @@ def test_3339_workers_scale_between_their_minimum_and_their_maximum(tmp_path, ar
         assert [node[name] for name in ("minWorkers", "maxWorkers", "wantedWorkers")] == shown == [1, 2, 1]
 
 
-@KINDS
-def test_3362_workers_go_when_idle_and_come_back(tmp_path, archives, kind):
+def test_3362_workers_go_when_idle_and_come_back(tmp_path, archives):
     pack_handler(archives, "m", OBEYING)
     pack(archives, "w", ELASTIC.format(0))
-    with Server(tmp_path, archives, kind, worker_idle_timeout=1) as server:
+    with Server(tmp_path, archives, worker_idle_timeout=1) as server:
         server.register("w.war")
         for _ in range(2):
             assert workers_of(server) == 0
@@ -211,12 +215,11 @@ def proportional(pids):
     return sum(int(re.search(r"^Pss: +(\d+) kB$", text, re.MULTILINE)[1]) for text in texts) / 1024
 
 
-@KINDS
-def test_1103_a_model_is_shared_between_workflows(tmp_path, archives, kind):
+def test_1103_a_model_is_shared_between_workflows(tmp_path, archives):
     pack_handler(archives, "m", HEAVY)
     for name in ("one", "two"):
         pack(archives, name, "models:\n  m: {url: m.mar, share: on}\ndag:\n  m: []\n")
-    with Server(tmp_path, archives, kind) as server:
+    with Server(tmp_path, archives) as server:
         server.register("one.war")
         pid = server.predict("one").text.removeprefix("one__m ")
         before = proportional(server.descendants())
@@ -234,7 +237,7 @@ def test_1103_a_model_is_shared_between_workflows(tmp_path, archives, kind):
         assert server.predict("two").text == f"two__m {pid}"
         assert server.call("GET", "/models/two__m").json()[0]["sharedWith"] == []
         killed(server)
-    with Server(tmp_path, archives, kind) as server:
+    with Server(tmp_path, archives) as server:
         healthy(server)
         server.register("one.war")
         assert server.predict("one").text.split()[1] == server.predict("two").text.split()[1]
