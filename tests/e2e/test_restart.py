@@ -1,4 +1,7 @@
-"""What a server has acknowledged is there when it is started again, however it ended."""
+"""What a server has acknowledged is there when it is started again, however it ended.
+
+The registry is opened by the same code under every kind of server; each tells it by itself what to load.
+"""
 
 import contextlib
 import json
@@ -115,12 +118,11 @@ def test_what_is_in_the_store_at_start_is_served_and_else_what_was_kept(tmp_path
     serving("other", 3)
 
 
-@KINDS
-def test_a_script_that_registers_after_each_start_goes_on_working(tmp_path, words, kind):
+def test_a_script_that_registers_after_each_start_goes_on_working(tmp_path, words):
     """It knows no versions, and what it registers may be another archive by now."""
     for word in ("one", "other"):
         pack(words, "one", chain("say"), speaking(word))
-        with Server(tmp_path, words, kind) as server:
+        with Server(tmp_path, words) as server:
             register(server, "one")  # while it may be loading still
             assert server.predict("w").text == word
             again = server.call("POST", "/workflows", params={"url": "one.war", "workflow_name": "w"})
@@ -130,11 +132,10 @@ def test_a_script_that_registers_after_each_start_goes_on_working(tmp_path, word
             killed(server)
 
 
-@KINDS
-def test_starting_empty(tmp_path, words, kind):
-    with Server(tmp_path, words, kind) as server:
+def test_starting_empty(tmp_path, words):
+    with Server(tmp_path, words) as server:
         register(server, "one")
-    with Server(tmp_path, words, kind, start_empty="true") as server:
+    with Server(tmp_path, words, start_empty="true") as server:
         healthy(server)
         assert server.call("GET", "/workflows").json() == {"workflows": []}
         assert [each["what"] for each in server.call("GET", "/history").json()["changes"]] == [
