@@ -23,10 +23,10 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from bench.load import CONTENT_TYPE, Target, measure, tool
+from bench.processes import children
 from bench.workloads.build import NAMES, body, build, is_right
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from types import TracebackType
 
 FIRST = NAMES[0]  # the workflow that the server starts with
@@ -122,19 +122,6 @@ class Server:
             if b"forkserver" in Path(f"/proc/{helper}/cmdline").read_bytes()
             for child in children(helper)
         ]
-
-
-def children(parent: int) -> list[int]:
-    """Return the process ids of `parent`'s children."""
-    return [pid for pid, its_parent in _parents() if its_parent == parent]
-
-
-def _parents() -> Iterator[tuple[int, int]]:
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            yield int(stat.parent.name), int(stat.read_text().rpartition(")")[2].split()[1])
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it has just ended
 
 
 def memory(pid: int) -> dict[str, float]:

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from bench.serve import Server, children, memory
+from bench.processes import children
+from bench.serve import Server, memory
 from wfserve.archive.pack import ModelArchiveOptions, WorkflowArchiveOptions, pack_model, pack_workflow
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 
-from bench.serve import children
+from bench.processes import children
 
 GRACE = 3.0  # seconds to end by itself
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # of linux/prctl.h
