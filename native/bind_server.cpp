@@ -156,6 +156,22 @@ nb::object decode_values(const nb::bytes& data, std::size_t start, std::uint64_t
     return nb::make_tuple(values, data.size() - body.left());
 }
 
+nb::object decode_ran(const nb::bytes& data, std::size_t start, std::uint64_t count, std::uint64_t longest,
+                      const nb::type_object& type) {
+    PyTypeObject* ran = tuple_type(type);
+    Body body(data, start);
+    nb::list steps;
+    for (; count > 0; --count) {
+        const nb::int_ busy(body.take<std::uint64_t>());
+        const nb::int_ items(body.take<std::uint32_t>());
+        const nb::int_ copies(body.take<std::uint32_t>());
+        const auto size = body.take<std::uint32_t>();
+        if (size > longest) throw std::invalid_argument("The metrics of a batch are longer than their limit");
+        steps.append(make_tuple(ran, {busy, items, body.raw(size), copies}));
+    }
+    return nb::make_tuple(steps, data.size() - body.left());
+}
+
 // A part of one of the handles, None if `place` lies in none of them; `make` is the method that makes it.
 template <class Kind>
 nb::object part_of(const nb::list& handles, const nb::bytes& header, const Place& place, const char* make) {
@@ -176,6 +192,19 @@ nb::object publish_part(nb::handle ref, const nb::list& loans, const nb::list& p
     const Place place = place_of(nb::object(ref[1]));
     nb::object found = part_of<Loan>(loans, header, place, "publish");
     return found.is_none() ? part_of<Payload>(payloads, header, place, "part") : found;
+}
+
+nb::object publish_values(const nb::sequence& results, const nb::list& loans, const nb::list& payloads,
+                          const nb::type_object& value, const nb::type_object& done) {
+    PyTypeObject* made = tuple_type(done);
+    nb::list published;
+    for (nb::handle result : results) {
+        if (!result.type().is(value)) break;
+        nb::object payload = publish_part(nb::object(result[0]), loans, payloads);
+        if (payload.is_none()) break;
+        published.append(make_tuple(made, {std::move(payload), nb::object(result[1])}));
+    }
+    return published;
 }
 
 }  // namespace
@@ -199,6 +228,23 @@ void bind_server(nb::module_& module) {
         "Return the results of a reply, from `start` on, up to the first that is no value, and where it\n"
         "begins.\n\nRaises `ValueError` if the data are cut short or a response has more than `longest` "
         "bytes.");
+    module.def("decode_ran", decode_ran, nb::arg("data"), nb::arg("start"), nb::arg("count"),
+               nb::arg("longest"), nb::arg("ran"),
+               nb::sig("def decode_ran(data: bytes, start: int, count: int, longest: int, "
+                       "ran: type[wfserve.transport.message.Ran]) "
+                       "-> tuple[list[wfserve.transport.message.Ran], int]"),
+               "Return what a reply says of `count` steps, from `start` on, and where that ends.\n\n"
+               "Raises `ValueError` if the data are cut short or metrics have more than `longest` bytes.");
+    module.def(
+        "publish_values", publish_values, nb::arg("results"), nb::arg("loans"), nb::arg("payloads"),
+        nb::arg("value"), nb::arg("done"),
+        nb::sig("def publish_values(results: collections.abc.Sequence[wfserve.transport.message.Result], "
+                "loans: list[wfserve.transport.base.Loan], "
+                "payloads: list[wfserve.transport.base.Payload], "
+                "value: type[wfserve.transport.message.Value], "
+                "done: type[wfserve.workers.base.Done]) -> list[wfserve.workers.base.Done]"),
+        "Return the results of a reply, published as `publish_part` does each, up to the first that is no\n"
+        "value or lies in nothing that was lent or given.");
     module.def(
         "publish_part", publish_part, nb::arg("ref"), nb::arg("loans"), nb::arg("payloads"),
         nb::sig("def publish_part(ref: wfserve.transport.base.Ref, "

@@ -231,6 +231,27 @@ def decode_values(
     Raises `ValueError` if the data are cut short or a response has more than `longest` bytes.
     """
 
+def decode_ran(
+    data: bytes, start: int, count: int, longest: int, ran: type[wfserve.transport.message.Ran]
+) -> tuple[list[wfserve.transport.message.Ran], int]:
+    """
+    Return what a reply says of `count` steps, from `start` on, and where that ends.
+
+    Raises `ValueError` if the data are cut short or metrics have more than `longest` bytes.
+    """
+
+def publish_values(
+    results: Sequence[wfserve.transport.message.Result],
+    loans: list[wfserve.transport.base.Loan],
+    payloads: list[wfserve.transport.base.Payload],
+    value: type[wfserve.transport.message.Value],
+    done: type[wfserve.workers.base.Done],
+) -> list[wfserve.workers.base.Done]:
+    """
+    Return the results of a reply, published as `publish_part` does each, up to the first that is no
+    value or lies in nothing that was lent or given.
+    """
+
 def publish_part(
     ref: wfserve.transport.base.Ref,
     loans: list[wfserve.transport.base.Loan],

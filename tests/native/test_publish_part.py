@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from wfserve import _native
 from wfserve.transport.base import Descriptor, Ref
 from wfserve.transport.memory import MemoryTransport
+from wfserve.transport.message import Divided, Fault, Value
 from wfserve.transport.shm import ShmTransport
+from wfserve.workers.base import Done
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,6 +58,35 @@ def test_only_what_lies_within(
     if published is not None:
         assert (published.header, published.descriptor) == (HEADER, place)
         published.release()
+
+
+def test_results_are_published_up_to_the_first_that_is_no_value_or_lies_elsewhere(
+    lent: tuple[list[Loan], list[Payload]],
+) -> None:
+    loans, payloads = lent
+    places = [loans[0].descriptor._replace(length=8), payloads[0].descriptor]
+    values = [Value(Ref(HEADER, place), b"%d" % number) for number, place in enumerate(places)]
+    outside = Value(Ref(HEADER, places[0]._replace(length=2**63)))
+    for last in (Fault(500, "kind", "message"), Divided((values[0].ref,)), outside):
+        done = _native.publish_values([*values, last, values[0]], loans, payloads, Value, Done)
+        assert [type(each) for each in done] == [Done, Done]
+        assert [(each.payload.header, each.payload.descriptor) for each in done] == [
+            each.ref for each in values
+        ]
+        assert [each.response for each in done] == [b"0", b"1"]
+        for each in done:
+            each.release()
+
+
+def test_results_that_were_published_before_a_failure_are_given_up(transport: Transport) -> None:
+    kept, gone = transport.arena.loan(64), transport.arena.loan(64)
+    slots = transport.arena.statistics().slots
+    results = [Value(Ref(HEADER, loan.descriptor)) for loan in (kept, gone)]
+    gone.release()
+    with pytest.raises(ValueError, match="released"):
+        _native.publish_values(results, [kept, gone], [], Value, Done)
+    kept.release()
+    assert transport.arena.statistics().slots == slots - 2
 
 
 def test_a_handle_that_was_released(transport: Transport) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 import pytest
@@ -12,7 +13,7 @@ from wfserve import _native
 from wfserve.transport import message
 from wfserve.transport.base import Descriptor
 from wfserve.transport.frame import HEADER_SIZE
-from wfserve.transport.message import Fault, Ref, Result, Value
+from wfserve.transport.message import Fault, Ran, Ref, Reply, Result, Value
 from wfserve.transport.reader import Reader
 
 LONGEST = 1000
@@ -94,3 +95,36 @@ def test_nothing_is_left_behind() -> None:
                 _native.decode_values(data[:-1], 0, 2, LONGEST, Value)
         counts.append((sys.getrefcount(data), sys.getrefcount(Value), sys.getrefcount(ONE.ref.header)))
     assert counts[1] == counts[2]
+
+
+steps = st.lists(st.builds(Ran, u64, u32, st.binary(max_size=20), u32), max_size=4)
+
+
+def said_of(ran: list[Ran]) -> bytes:
+    """Write what is said of steps, which nothing follows."""
+    reply = Reply((), (), tuple(ran))
+    view = memoryview(bytearray(message.reply_size(reply)))
+    return bytes(view[message._REPLY.size : message.encode_reply(reply, view)])
+
+
+@given(steps, st.binary(max_size=9), st.binary(max_size=9))
+def test_what_is_said_of_steps(ran: list[Ran], before: bytes, behind: bytes) -> None:
+    said = before + said_of(ran)
+    assert _native.decode_ran(said + behind, len(before), len(ran), LONGEST, Ran) == (ran, len(said))
+
+
+@given(st.binary(max_size=100), st.integers(0, 120), st.integers(0, 2**64 - 1))
+def test_whatever_a_child_says_of_steps(data: bytes, start: int, count: int) -> None:
+    with contextlib.suppress(ValueError):
+        found, end = _native.decode_ran(data, start, count, LONGEST, Ran)
+        assert len(found) == count
+        assert start <= end <= len(data)
+
+
+def test_what_is_said_of_steps_is_not_cut_short_and_has_a_limit() -> None:
+    said = said_of([Ran(1, 2, b"metrics", 3)])
+    for cut in range(1, len(said) + 1):
+        with pytest.raises(ValueError, match="cut short"):
+            _native.decode_ran(said[:-cut], 0, 1, LONGEST, Ran)
+    with pytest.raises(ValueError, match="limit"):
+        _native.decode_ran(said, 0, 1, len(b"metrics") - 1, Ran)

@@ -15,7 +15,7 @@ is a `FrameError`. Integers are little-endian and unaligned.
 
 What there is of each item crosses in one native call for all of them: the items of a call, the values of a
 reply, what has passed. `encode_call`, `_encode_result`, `_decode_result` and `decode_passed` say the same of
-one at a time; tests hold the two together.
+one at a time; tests hold the two together. What is said of each step is read so as well.
 """
 
 from __future__ import annotations
@@ -283,16 +283,9 @@ def decode_reply(view: memoryview) -> Reply:
     values = reader.leading(_native.decode_values, count, MAX_RESPONSE_BYTES, Value)
     results = (*values, *[_decode_result(reader) for _ in range(count - len(values))])
     places = tuple([Descriptor(*reader.take(_KEPT)) for _ in reader.times(kept, _KEPT.size)])
-    ran = tuple([_decode_ran(reader) for _ in reader.times(steps, _RAN.size)])
+    ran = tuple(reader.leading(_native.decode_ran, steps, MAX_METRICS_BYTES, Ran))
     reader.finish()
     return Reply(results, places, ran)
-
-
-def _decode_ran(reader: Reader) -> Ran:
-    busy_ns, items, copies, size = reader.take(_RAN)
-    if size > MAX_METRICS_BYTES:
-        raise FrameError("The metrics of a batch are longer than their limit")
-    return Ran(busy_ns, items, reader.raw(size) if size else b"", copies)
 
 
 def _decode_result(reader: Reader) -> Result:

@@ -135,10 +135,11 @@ class Lease:
         results, kept, ran = decode_reply(extent.buffer[start : start + reply.length])
         if len(results) != self._count or len(ran) > self._last - self._first + 1:
             raise FrameError(f"{len(results)} results of {len(ran)} steps for {self._count} items")
-        found = dict(zip(self._order, map(self._outcome, results), strict=True))
+        done = _native.publish_values(results, self._extents, self._inputs, Value, Done)
+        found = dict(zip(self._order, [*done, *map(self._outcome, results[len(done) :])], strict=True))
         outcomes = [found[number] for number in range(self._count)]
         self.kept = [self._publish(Ref(PLAIN, place)) for place in dict.fromkeys(kept)]
-        self.ran = tuple(Ran(step.busy_ns / 1e9, *step[1:]) for step in ran)
+        self.ran = tuple([new_tuple(Ran, (busy_ns / 1e9, *more)) for busy_ns, *more in ran])
         self._learn(extent, start, reply.length)  # only now: lengths have been checked
         return outcomes
 
