@@ -274,3 +274,14 @@ class Lending(RuleBasedStateMachine):
 
 
 TestLending = Lending.TestCase
+
+
+def test_who_comes_alone_time_after_time_gets_no_rows_until_there_are_two(arena: ShmArena) -> None:
+    slabs = learned(arena)
+    release(slabs, slabs.loan(SIZE))
+    kinds = []
+    for together in (1, 1, 2, 2, 1, 1):
+        loans = [slabs.loan(SIZE) for _ in range(together)]
+        kinds.append([isinstance(loan, Row) for loan in loans])
+        release(slabs, *loans)
+    assert kinds == [[True], [False], [False, True], [True, True], [True], [False]]

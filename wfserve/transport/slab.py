@@ -29,6 +29,8 @@ class Slabs:
         self._rows = BATCHES * batch_size
         self._declared = declared
         self._last = 0  # size that was asked for
+        self._asked = 0  # times, since nothing was under way
+        self._in_company = True  # it was more than once before
         self._slab: _Slab | None = None
         self._before: list[_Slab] = []  # that lend no more, but have rows that are being filled
 
@@ -48,18 +50,29 @@ class Slabs:
     def _slab_for(self, nbytes: int) -> _Slab | None:
         """Return the slab that has a row of `nbytes`, None if such are not lent in rows."""
         repeated, self._last = nbytes == self._last, nbytes
+        self._asked += 1
         if self._slab is not None and self._slab.lends(nbytes):
             return self._slab
         learned = repeated and nbytes % WORD == 0
-        if nbytes and (learned if self._declared is None else nbytes == self._declared):
-            self.rest()
+        fits = learned if self._declared is None else nbytes == self._declared
+        if nbytes and fits and (self._in_company or self._asked > 1):
+            self._end_slab()
             if len(self._before) < MOST_FILLING and (slab := self._next(nbytes)) is not None:
                 self._slab = slab
                 return slab
         return None
 
     def rest(self) -> None:
-        """Hold nothing any more but rows that are being filled; for when no request is under way."""
+        """Hold nothing any more but rows that are being filled; for when no request is under way.
+
+        If there was one alone since the last time, so will be the next: it gets no row, which would have no
+        neighbours.
+        """
+        if self._asked:
+            self._in_company, self._asked = self._asked > 1, 0
+        self._end_slab()
+
+    def _end_slab(self) -> None:
         if self._slab is not None:
             self._slab.end()
             self._before.append(self._slab)
