@@ -74,19 +74,24 @@ class NodeCounts:
             self.waited = at - arrived
             self.queue_time.observe(self.waited)
 
-    def batch_ended(
-        self, at: float, started: float, busy: float, recorded: bytes, *, travelled: bool = True
-    ) -> None:
-        """Count a batch that was answered at `at`, and on which the worker was `busy`.
-
-        One that had not `travelled` was at the worker already, with the node before.
-        """
+    def batch_ended(self, at: float, started: float, busy: float, recorded: bytes, copies: int) -> None:
+        """Count a batch that was answered at `at`, and on which the worker was `busy`."""
         seconds = at - started
         self.run_time.observe(seconds)
+        self.ended_at = at
+        self.overhead = max(0.0, seconds - busy)
+        self._worked(busy, recorded, copies)
+
+    def batch_went_on(self, items: int, results: int, busy: float, recorded: bytes, copies: int) -> None:
+        """Count a batch that was at the worker already, with the node before, and on which it was `busy`."""
+        self.batch_size.observe(items)
+        self.run_time.observe(busy)
+        self.latency += busy * results
+        self._worked(busy, recorded, copies)
+
+    def _worked(self, busy: float, recorded: bytes, copies: int) -> None:
         self.busy = busy
-        if travelled:
-            self.ended_at = at
-            self.overhead = max(0.0, seconds - busy)
+        self.copies += copies
         if recorded:
             self.recorded.take(recorded)
 

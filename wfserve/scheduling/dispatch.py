@@ -109,9 +109,10 @@ class Stage:
         counts.attempts += 1
         ticket = Ticket(item, now, timeout)
         self._enqueue(ticket)
-        self._alarm.ring()
         try:
-            outcome = await self._outcome_of(ticket)
+            self._alarm.ring()
+            while (outcome := await ticket.settled()) is None and self._awaited(ticket):
+                pass
         except BaseException:
             self._leave(ticket)
             raise
@@ -119,8 +120,7 @@ class Stage:
             counts.timeouts += 1
             item.alone |= ticket.batch is not None and len(ticket.batch.items) > 1
             self._leave(ticket)
-            name = self._name_of(item, item.first)
-            return Failed(InternalError(f"{name} timed out"), step=item.first)
+            return Failed(InternalError(f"{self._name_of(item, item.first)} timed out"), step=item.first)
         return outcome
 
     def _tallies_of(self, item: Item) -> Sequence[Tally]:
@@ -140,7 +140,7 @@ class Stage:
             ticket.rerun = True
             self._timing.queued_again(ticket, trio.current_time(), self.queue.parts)
             self.queue.put_back([ticket])
-        self._dues.watch(ticket)
+        self._dues.watch(ticket.due)
 
     @property
     def _asleep(self) -> bool:
@@ -160,24 +160,21 @@ class Stage:
         end = policy.expected_end(ahead, free, cost, now, workers=self._scaling.wanted, limit=limit)
         return policy.refused(end, deadline, cost, now)
 
-    async def _outcome_of(self, ticket: Ticket) -> Report | None:
-        """Wait for the outcome; None if the attempt's time is up and its result no longer wanted."""
-        while (outcome := await ticket.settled()) is None:
-            batch, now = ticket.batch, trio.current_time()
-            if batch is None:
-                if now >= ticket.until:
-                    return None
-                continue  # it was due when it ran, and waits to be run again
-            seen = None if ticket.item.last == ticket.item.first else self.pool.whereabouts(batch)
-            step, since, until = self._timing.under_way(ticket, batch, seen, now)
-            if now < until:
-                ticket.due = policy.next_look(until, now, self._timing.behind(ticket, step))
-                self._dues.watch(ticket)
-                continue
-            if policy.after_timeout(since, now, self._timing.of(ticket, step)) is not policy.Expiry.STOP:
-                return None
-            self.pool.stop(batch)  # batch_lost decides who is charged, once the worker is dead
-        return outcome
+    def _awaited(self, ticket: Ticket) -> bool:
+        """Do what is due with an attempt; whether its outcome is still wanted."""
+        batch, now = ticket.batch, trio.current_time()
+        if batch is None:
+            return now < ticket.until  # then it was due when it ran, and waits to be run again
+        seen = None if ticket.item.last == ticket.item.first else self.pool.whereabouts(batch)
+        step, since, until = self._timing.under_way(ticket, batch, seen, now)
+        if now < until:
+            ticket.due = policy.next_look(until, now, self._timing.behind(ticket, step))
+            self._dues.watch(ticket.due)
+            return True
+        if policy.after_timeout(since, now, self._timing.of(ticket, step)) is not policy.Expiry.STOP:
+            return False
+        self.pool.stop(batch)  # batch_lost decides who is charged, once the worker is dead
+        return True
 
     def _leave(self, ticket: Ticket) -> None:
         """Take out an attempt that nobody waits for any more, wherever it is."""
@@ -204,7 +201,7 @@ class Stage:
             self._dues.ring((*self.queue, *self._running.tickets()), now)
         for batch in self._running.overrun(now):
             self.pool.stop(batch)
-        self._dispatch()
+        self._dispatch(now)
         return min(self._dues.next, self._running.next_overrun(), self._scaling.next, self._hold)
 
     def resize(self, minimum: int, maximum: int) -> None:
@@ -222,19 +219,19 @@ class Stage:
         self._timing = Timing(settings)
         self.resize(settings.min_workers, settings.max_workers)
 
-    def _dispatch(self) -> None:
+    def _dispatch(self, now: float) -> None:
         if not self.settings.max_workers:
             for ticket in self.queue.empty():
                 ticket.settle(Failed(refusals.no_worker(self._name_of(ticket.item))))
         self._hold = math.inf
-        while self.pool.idle and (tickets := self.queue.take_part() or self._next_batch()):
+        while self.queue and self.pool.idle and (tickets := self.queue.take_part() or self._next_batch(now)):
             self._start(tickets)
         if self._scaling.elastic:
-            self._scale()
+            self._scale(now)
 
-    def _next_batch(self) -> list[Ticket]:
+    def _next_batch(self, now: float) -> list[Ticket]:
         """Take out what goes next; empty if nothing waits, or what waits is held back until `_hold`."""
-        now, limit = trio.current_time(), self._largest_batch()
+        limit = self._largest_batch()
         while tickets := self.queue.look(limit, self._forecast.alike):
             cost = self._forecast.cost(tickets[0].item)
             earliest = min([ticket.item.terms.asked for ticket in tickets])
@@ -282,24 +279,19 @@ class Stage:
                 ticket.settle(Failed(refusal))
             return
         batch.kind = self._forecast.kind(tickets[0].item)
-        batch.until = max([self._timing.longest(ticket, batch.started) for ticket in tickets])
         self._running.start(batch, tickets)
         count_start(self._tallies_of(tickets[0].item)[tickets[0].item.first], batch, tickets)
         if self._scaling.elastic and not tickets[0].rerun:
             arrived = min([ticket.arrived for ticket in tickets])
             lasts = self._forecast.ends(batch) - batch.started
             self._scaling.took(len(tickets), arrived, lasts, batch.started)
-        for ticket in tickets:
-            ticket.batch = batch
-            self._timing.started(ticket, batch)
-            self._dues.watch(ticket)
-            ticket.rerun = False
+        self._timing.started(tickets, batch)
+        self._dues.watch(min([ticket.due for ticket in tickets]))
 
-    def _scale(self) -> None:
+    def _scale(self, now: float) -> None:
         """Have as many replicas as what waits and what has run ask for."""
         before, busy, idle = self._scaling.wanted, len(self._running), self.pool.idle
         backlog = self._forecast.backlog(self.queue, self._largest_batch())
-        now = trio.current_time()
         wanted = self._scaling.look(self.queue.oldest, *backlog, busy=busy, idle=idle, now=now)
         if wanted != before:
             self.pool.scale(wanted)
@@ -310,23 +302,26 @@ class Stage:
         now = trio.current_time()
         self._forecast.learn(batch, outcomes, now)
         count_end(self._tallies_of(batch.items[0]), batch, tickets, outcomes, now)
-        splits = self._splits([o for o in outcomes if isinstance(o, Failed) and o.splittable])
+        failed = [outcome for outcome in outcomes if isinstance(outcome, Failed) and outcome.splittable]
+        splits = bool(failed) and self._splits(failed)
         together: list[Ticket] = []  # those that failed as one: their parts may do better alone
         for ticket, result in zip(tickets, outcomes, strict=True):
-            if isinstance(result, Failed) and result.reached is not None:
-                _advance(ticket, result.step, result.reached)
-            if splits and isinstance(result, Failed) and result.splittable:
-                together += [] if ticket is None else [ticket]
-            else:
-                self._forecast.conclude(ticket, result)
-                self._deliver(ticket, result)
-        for part in self._forecast.parts(together):
+            if isinstance(result, Failed):
+                if result.reached is not None:
+                    _advance(ticket, result.step, result.reached)
+                if splits and result.splittable:
+                    together += [] if ticket is None else [ticket]
+                    continue
+            if ticket is not None and ticket.trial is not None:
+                self._forecast.conclude(ticket, ticket.trial, result)
+            self._deliver(ticket, result)
+        for part in self._forecast.parts(together) if together else ():
             self._run_again(part)
-        self._dispatch()
+        self._dispatch(now)
 
     def _splits(self, failed: Sequence[Failed]) -> bool:
         """Whether those that failed as one, at one step, are run again in parts."""
-        isolate = bool(failed) and self.steps[failed[0].step].isolate
+        isolate = self.steps[failed[0].step].isolate
         return policy.after_error(len(failed), splittable=True, isolate=isolate) is policy.Failure.SPLIT
 
     def _deliver(self, ticket: Ticket | None, result: Report) -> None:
@@ -347,7 +342,7 @@ class Stage:
         else:
             for ticket in tickets:
                 self._deliver(ticket, Failed(WorkerDiedError(reason), step=step))
-        self._dispatch()
+        self._dispatch(trio.current_time())
 
     def replica_ready(self) -> None:
         """Give the new replica what waits."""
@@ -369,7 +364,7 @@ class Stage:
             ticket.batch = None
             ticket.rerun = True
             self._timing.queued_again(ticket, trio.current_time(), self.queue.parts)
-            self._dues.watch(ticket)
+            self._dues.watch(ticket.due)
             self._tallies_of(ticket.item)[ticket.item.first].counts.reruns += 1
         self.queue.put_back(part)
 

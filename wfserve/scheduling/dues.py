@@ -19,11 +19,11 @@ class Dues:
         self.next = math.inf  # no ticket is due before
         self._alarm = alarm
 
-    def watch(self, ticket: Ticket) -> None:
-        """See to it that a ticket is rung when it is due."""
-        if ticket.due < self.next:
-            self.next = ticket.due
-            self._alarm.no_later_than(ticket.due)
+    def watch(self, due: float) -> None:
+        """See to it that the tickets are rung that are due then."""
+        if due < self.next:
+            self.next = due
+            self._alarm.no_later_than(due)
 
     def ring(self, tickets: Iterable[Ticket], now: float) -> None:
         """Ring those of `tickets`, which are all there are, that are due."""

@@ -57,7 +57,7 @@ class Forecast:
 
     def alike(self, item: Item) -> object:
         """Return what is equal for items that may go together."""
-        if self._uniform.isdisjoint(range(item.first, item.last + 1)):
+        if not self._uniform or self._uniform.isdisjoint(range(item.first, item.last + 1)):
             return item.tenant, item.route
         return item.tenant, item.route, item.likeness
 
@@ -137,11 +137,9 @@ class Forecast:
             ticket.trial = trial
         return groups
 
-    def conclude(self, ticket: Ticket | None, outcome: Report) -> None:
-        """Learn from a trial by shapes: where each does well that failed with others, they are kept apart."""
-        if ticket is None or ticket.trial is None:
-            return
-        trial, ticket.trial = ticket.trial, None
+    def conclude(self, ticket: Ticket, trial: Trial, outcome: Report) -> None:
+        """Learn from a ticket's trial by shapes: where all do well that failed as one, they stay apart."""
+        ticket.trial = None
         if trial.ended(well=isinstance(outcome, Done)):
             self._uniform.add(trial.step)
 

@@ -94,7 +94,7 @@ def next_look(until: float, now: float, behind: Sequence[float]) -> float:
     The steps behind it, with their timeouts, begin unnoticed; looking after the shortest of them finds each
     that hangs at the moment that its own time is up, or before.
     """
-    return min([until, *(now + timeout for timeout in behind)])
+    return min(until, now + min(behind)) if behind else until
 
 
 def rerun_deadline(now: float, ahead: int, timeout: float, startup: float) -> float:

@@ -55,13 +55,12 @@ class Ticket:
         """Wait for the outcome; None if it is not there yet, but the ticket is due."""
         if self.outcome is None:
             self._task = trio.lowlevel.current_task()
-
-            def forget(_raise_cancel: object) -> trio.lowlevel.Abort:
-                self._task = None
-                return trio.lowlevel.Abort.SUCCEEDED
-
-            await trio.lowlevel.wait_task_rescheduled(forget)
+            await trio.lowlevel.wait_task_rescheduled(self._forget)
         return self.outcome
+
+    def _forget(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+        self._task = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
     def settle(self, outcome: Report) -> None:
         """Give the ticket its outcome."""
@@ -169,6 +168,8 @@ class StageQueue:
         new = self._sorted()
         if not new:
             return []
+        if len(new) == 1:
+            return list(new)
         kind = alike(next(iter(new)).item)
         return list(itertools.islice((ticket for ticket in new if alike(ticket.item) == kind), limit))
 

@@ -36,8 +36,10 @@ class Running:
         return (ticket for tickets in self.batches.values() for ticket in tickets if ticket is not None)
 
     def start(self, batch: Batch, tickets: Sequence[Ticket]) -> None:
-        """Add a batch."""
+        """Add a batch, in which `tickets` run from now on."""
         self.batches[batch] = list(tickets)
+        for ticket in tickets:
+            ticket.batch = batch
 
     def end(self, batch: Batch) -> list[Ticket | None]:
         """Take out a batch that has been reported, and return its tickets."""

@@ -40,18 +40,21 @@ def count_end(
     now: float,
 ) -> None:
     """Count what each step did; those of a batch follow one another, and only the first has a queue."""
-    first = batch.items[0].first
-    begun, ended = batch.started, now - sum(ran.busy for ran in batch.ran[1:])
-    done = [t for t, o in zip(tickets, outcomes, strict=True) if t is not None and isinstance(o, Done)]
-    tallies[first].measured.latency += sum(ended - ticket.arrived for ticket in done)
-    for step, ran in enumerate(batch.ran, first):
-        counts, measured = tallies[step].counts, tallies[step].measured
-        if step > first:
-            begun, ended = ended, ended + ran.busy
-            counts.attempts += ran.items
-            counts.batches += 1
-            counts.batched_items += ran.items
-            measured.batch_started(begun, ran.items, [])
-            measured.latency += ran.busy * len(done)
-        measured.batch_ended(ended, begun, ran.busy, ran.metrics, travelled=step == first)
-        measured.copies += ran.copies
+    first, ran = batch.items[0].first, batch.ran
+    ended = now - sum([busy for busy, *_ in ran[1:]])
+    waits = [
+        ended - ticket.arrived
+        for ticket, outcome in zip(tickets, outcomes, strict=True)
+        if ticket is not None and isinstance(outcome, Done)
+    ]
+    measured = tallies[first].measured
+    measured.latency += sum(waits)
+    if ran:
+        busy, _, metrics, copies = ran[0]
+        measured.batch_ended(ended, batch.started, busy, metrics, copies)
+    for step, (busy, items, metrics, copies) in enumerate(ran[1:], first + 1):
+        counts = tallies[step].counts
+        counts.attempts += items
+        counts.batches += 1
+        counts.batched_items += items
+        tallies[step].measured.batch_went_on(items, len(waits), busy, metrics, copies)

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, NamedTuple
 
 from wfserve.scheduling import policy
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from wfserve.scheduling.queue import Ticket
     from wfserve.scheduling.settings import StageSettings
-    from wfserve.workers.base import Batch, Whereabouts
+    from wfserve.workers.base import Batch, Item, Whereabouts
+
+
+class _Way(NamedTuple):
+    """How long the steps of an attempt may take (seconds)."""
+
+    first: float
+    behind: list[float]
+    longest: float  # of those behind; 0 if there are none
 
 
 class Timing:
@@ -18,6 +29,7 @@ class Timing:
     def __init__(self, settings: StageSettings) -> None:
         self._timeouts = [step.timeout for step in settings.steps]
         self._startup = settings.startup_timeout
+        self._ways: dict[tuple[int, int], _Way] = {}  # by the first and the last step
 
     def of(self, ticket: Ticket, step: int) -> float:
         """Return how long a step may take; a ticket may have its own time for the one that it begins with."""
@@ -33,31 +45,40 @@ class Timing:
 
         If the stage is `asleep`, its first worker may load meanwhile.
         """
-        first = ticket.item.first
-        longest = max([self.of(ticket, first), *self.behind(ticket, first)])
-        ticket.until = ticket.due = ticket.arrived + longest + asleep * self._startup
+        way = self._way(ticket.item)
+        own = way.first if ticket.timeout is None else ticket.timeout
+        ticket.until = ticket.due = ticket.arrived + max(own, way.longest) + asleep * self._startup
+
+    def _way(self, item: Item) -> _Way:
+        steps = item.first, item.last
+        if (way := self._ways.get(steps)) is None:
+            first, *behind = self._timeouts[item.first : item.last + 1]
+            way = self._ways[steps] = _Way(first, behind, max(behind, default=0.0))
+        return way
 
     def queued_again(self, ticket: Ticket, now: float, ahead: int) -> None:
         """Have a ticket wait to be run again, behind `ahead` parts."""
         own = self.of(ticket, ticket.item.first)
         ticket.until = ticket.due = policy.rerun_deadline(now, ahead, own, self._startup)
 
-    def started(self, ticket: Ticket, batch: Batch) -> None:
-        """Have a ticket be due when the first step's time is up that it may be found at."""
-        item = ticket.item
-        ticket.until = policy.running_deadline(
-            ticket.until,
-            batch.started,
-            self.of(ticket, item.first),
-            afresh=self._afresh(ticket),
-        )
-        ticket.due = policy.next_look(ticket.until, batch.started, self.behind(ticket, item.first))
+    def started(self, tickets: Sequence[Ticket], batch: Batch) -> None:
+        """Have tickets be due when the first step's time is up that they may be found at.
 
-    def _afresh(self, ticket: Ticket) -> bool:
-        """Whether what it waited is not part of the time that its step may take."""
-        item, own = ticket.item, self.of(ticket, ticket.item.first)
-        may_wait_longer = ticket.until > ticket.arrived + own
-        return ticket.rerun or may_wait_longer or ticket.timeout is not None or item.last > item.first
+        All of them, which are the batch's, have the same steps before them. It may take as long as all of
+        those together.
+        """
+        first, behind, _ = self._way(tickets[0].item)
+        started, longest = batch.started, 0.0
+        look = policy.next_look(math.inf, started, behind)
+        for ticket in tickets:
+            own = first if ticket.timeout is None else ticket.timeout
+            if own > longest:
+                longest = own
+            afresh = bool(behind) or _afresh(ticket, own)
+            ticket.until = policy.running_deadline(ticket.until, started, own, afresh=afresh)
+            ticket.due = min(ticket.until, look)
+            ticket.rerun = False  # its timer runs
+        batch.until = started + longest + sum(behind)
 
     def under_way(
         self, ticket: Ticket, batch: Batch, seen: Whereabouts | None, now: float
@@ -68,7 +89,8 @@ class Timing:
         since = now - seen.seconds
         return seen.step, since, since + self._timeouts[seen.step]
 
-    def longest(self, ticket: Ticket, started: float) -> float:
-        """Return when a batch that has `started` has taken as long as all steps may together."""
-        first = ticket.item.first
-        return started + self.of(ticket, first) + sum(self.behind(ticket, first))
+
+def _afresh(ticket: Ticket, own: float) -> bool:
+    """Whether what it waited is not part of its `own` time, which its only step may take."""
+    may_wait_longer = ticket.until > ticket.arrived + own
+    return ticket.rerun or may_wait_longer or ticket.timeout is not None
