@@ -9,6 +9,7 @@ import trio.testing
 from tests.stages import hang, kinds, quick, sizes, slow
 from tests.support import item, release, text
 from wfserve.errors import InternalError, NoWorkerError, ServiceUnavailableError
+from wfserve.scheduling.policy import LONELY
 from wfserve.scheduling.scaling import STANDING
 from wfserve.workers.base import Done, Failed
 from wfserve.workers.fake import ReplicaDeath, echo
@@ -22,6 +23,37 @@ async def test_attempts_of_one_moment_leave_in_one_batch(autojump_clock, run_ben
     bench = await run_bench(scenario, quick)
     assert sizes(bench) == [3]
     assert set(kinds(bench).values()) == {Done}
+
+
+async def test_after_many_who_were_alone_the_next_is_not_kept_for_others_of_its_moment(
+    autojump_clock, run_bench
+):
+    async def scenario(bench):
+        for number in range(LONELY):
+            bench.attempt(f"alone {number}")
+            await trio.sleep(1)
+        for pair in ("ab", "cd"):
+            for name in pair:
+                bench.attempt(name)
+            await trio.sleep(1)
+
+    bench = await run_bench(scenario, quick)
+    assert sizes(bench) == [*[1] * LONELY, 1, 1, 2]
+
+
+async def test_who_had_somebody_behind_was_not_alone(autojump_clock, run_bench):
+    async def scenario(bench):
+        bench.attempt("first")
+        await trio.sleep(0.1)
+        for number in range(LONELY):  # one waits whenever one has been answered
+            bench.attempt(f"behind {number}")
+            await trio.sleep(0.5)
+        await trio.sleep(1)
+        for name in "ab":
+            bench.attempt(name)
+
+    bench = await run_bench(scenario, slow)
+    assert sizes(bench) == [*[1] * LONELY, 1, 2]
 
 
 async def test_what_comes_while_a_batch_runs_is_the_next_batch(autojump_clock, run_bench):

@@ -5,11 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wfserve.scheduling.policy import (
+    LONELY,
     Expiry,
     Failure,
     after_error,
     after_loss,
     after_timeout,
+    at_once,
     calls_per_hop,
     rerun_deadline,
     running_deadline,
@@ -83,3 +85,17 @@ def test_halves_make_a_whole(size):
     first, second = split(size)
     assert first + second == size
     assert 0 <= first - second <= 1
+
+
+@pytest.mark.parametrize(
+    ("waiting", "idle", "lonely", "expected"),
+    [
+        (1, 1, LONELY, True),
+        (1, 2, LONELY + 1, True),
+        (2, 1, LONELY, False),
+        (1, 0, LONELY, False),
+        (1, 1, LONELY - 1, False),
+    ],
+)
+def test_at_once(waiting, idle, lonely, expected):
+    assert at_once(waiting, idle, lonely) is expected

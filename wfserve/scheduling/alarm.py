@@ -23,7 +23,8 @@ class Alarm:
 
     def no_later_than(self, moment: float) -> None:
         """Wake the task at `moment`, if it was not to be woken before."""
-        self._scope.deadline = min(self._scope.deadline, moment)
+        if moment < self._scope.deadline:
+            self._scope.deadline = moment
 
     async def attend(self, look: Callable[[], float]) -> NoReturn:
         """Call `look` now, whenever the bell has rung, and at the moment that it returned last."""

@@ -76,6 +76,7 @@ class Stage:
         self._alarm = Alarm()  # of `serve`
         self._dues = Dues(self._alarm)
         self._hold = math.inf  # until when what waits is held back for what comes
+        self._lonely = 0  # batches, in a row, of one item that nobody waited behind
         self.sources: Sequence[Source] = ()
         self.pool = open_pool(self)
 
@@ -110,7 +111,10 @@ class Stage:
         ticket = Ticket(item, now, timeout)
         self._enqueue(ticket)
         try:
-            self._alarm.ring()
+            if policy.at_once(len(self.queue), self.pool.idle, self._lonely):
+                self._dispatch(now)
+            else:
+                self._alarm.ring()
             while (outcome := await ticket.settled()) is None and self._awaited(ticket):
                 pass
         except BaseException:
@@ -190,7 +194,7 @@ class Stage:
         ticket.batch = None
 
     async def serve(self) -> None:
-        """Dispatch for ever. One task, so that attempts made in one scheduler tick leave in one batch."""
+        """Dispatch for ever. One task, so that attempts of one tick leave in one batch, but for `at_once`."""
         await trio.lowlevel.checkpoint()  # those of this tick as well
         await self._alarm.attend(self._attend)
 
@@ -295,12 +299,14 @@ class Stage:
         wanted = self._scaling.look(self.queue.oldest, *backlog, busy=busy, idle=idle, now=now)
         if wanted != before:
             self.pool.scale(wanted)
+        self._alarm.no_later_than(self._scaling.next)
 
     def batch_done(self, batch: Batch, outcomes: Sequence[Report]) -> None:
         """Settle every item that somebody waits for; run again what the policy splits."""
         tickets = self._running.end(batch)
         now = trio.current_time()
         self._forecast.learn(batch, outcomes, now)
+        self._lonely = 0 if len(outcomes) > 1 or self.queue else self._lonely + 1
         count_end(self._tallies_of(batch.items[0]), batch, tickets, outcomes, now)
         failed = [outcome for outcome in outcomes if isinstance(outcome, Failed) and outcome.splittable]
         splits = bool(failed) and self._splits(failed)

@@ -20,6 +20,8 @@ and to what waits, when a worker is idle (`next_batch`):
     waiting for what comes would not end all of it earlier, on average      it goes
     otherwise                                                               it waits for what comes, but never
                                                                             beyond max-batch-delay
+
+That is asked once for all that arrives in one tick of the scheduler, and earlier by `at_once`.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ NEGLIGIBLE = 1 / 32  # of an item's cost: its share of α in a batch that is lar
 LATENESS = 1.25  # of the time until something is expected: how long it is waited for
 PROBE_SECONDS = 1.0  # without news of what a batch takes, after which one is tried rather than refused
 EQUALS_SECONDS = 1.0  # of deadlines that nobody asked for: priorities order what lies within
+LONELY = 16  # batches in a row that nobody was beside or behind, after which the next is expected to be so
 DEFAULT_PRIORITY = 5
 HIGHEST_PRIORITY = 9
 
@@ -117,6 +120,15 @@ def calls_per_hop(seconds: float | None, further: float | None = None) -> int:
         return 1
     each = seconds if further is None else min(seconds, further)
     return max(1, min(MOST_CALLS, int(HOP_SECONDS / max(each, 1e-6))))
+
+
+def at_once(waiting: int, idle: int, lonely: int) -> bool:
+    """Whether what has just arrived may go before others of its tick have: none is expected.
+
+    With it, `waiting` wait for one of `idle` replicas; before it, `lonely` batches in a row were of one item
+    that nobody waited behind when it ended. Two clients that take turns would else never share a batch.
+    """
+    return lonely >= LONELY and waiting == 1 and idle > 0
 
 
 class Waiting(NamedTuple):
