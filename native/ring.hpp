@@ -58,9 +58,23 @@ inline std::uint64_t checked_count(std::uint64_t tail, std::uint64_t head) {
 // producer stores `tail`, then loads `asleep`. Both have a sequentially consistent fence in between, so at
 // least one of the two loads sees the other's store (Dekker's argument; acquire and release alone would let
 // both read the old values): the consumer sees the entry and stays awake, or the producer sees it asleep.
+// That holds for several rings whose consumer is one thread, if all their producers look at the same word.
+template <class Empty>
+bool fall_asleep(std::atomic<std::uint32_t>& asleep, Empty empty) {
+    asleep.store(1, std::memory_order_relaxed);
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    if (empty()) return true;
+    asleep.store(0, std::memory_order_relaxed);
+    return false;
+}
+
 class Producer {
   public:
-    explicit Producer(Ring& ring) : ring_(&ring) {}
+    explicit Producer(Ring& ring) : Producer(ring, ring.asleep) {}
+
+    // Go on behind what the ring holds, with a consumer that sleeps on `asleep`.
+    Producer(Ring& ring, std::atomic<std::uint32_t>& asleep)
+        : ring_(&ring), asleep_(&asleep), tail_(ring.tail.load(std::memory_order_acquire)) {}
 
     // Append `entry`; false if the ring is full.
     bool push(const Entry& entry) {
@@ -73,25 +87,35 @@ class Producer {
     // Whether the doorbell has to be rung after a push; true once for every time the consumer went to sleep.
     bool must_wake() {
         std::atomic_thread_fence(std::memory_order_seq_cst);
-        return ring_->asleep.load(std::memory_order_relaxed) != 0 &&
-               ring_->asleep.exchange(0, std::memory_order_relaxed) != 0;
+        return is_asleep() && asleep_->exchange(0, std::memory_order_relaxed) != 0;
     }
 
-    std::atomic<std::uint32_t>& asleep() { return ring_->asleep; }
+    // Whether the consumer sleeps, or is about to.
+    bool is_asleep() const { return asleep_->load(std::memory_order_relaxed) != 0; }
+
+    std::atomic<std::uint32_t>& asleep() { return *asleep_; }
 
   private:
     Ring* ring_;
-    std::uint64_t tail_ = 0;
+    std::atomic<std::uint32_t>* asleep_;
+    std::uint64_t tail_;
 };
 
 class Consumer {
   public:
-    explicit Consumer(Ring& ring) : ring_(&ring) {}
+    explicit Consumer(Ring& ring) : Consumer(ring, ring.asleep) {}
+
+    // Go on with what the ring holds, and sleep on `asleep`.
+    Consumer(Ring& ring, std::atomic<std::uint32_t>& asleep)
+        : ring_(&ring), asleep_(&asleep), head_(ring.head.load(std::memory_order_acquire)) {}
 
     // How many entries can be popped now.
     std::uint64_t available() const {
         return checked_count(ring_->tail.load(std::memory_order_acquire), head_);
     }
+
+    // How many entries there have ever been, as the producer says.
+    std::uint64_t written() const { return ring_->tail.load(std::memory_order_relaxed); }
 
     // Take the oldest entry; there must be one.
     Entry pop() {
@@ -102,18 +126,33 @@ class Consumer {
 
     // Announce that the doorbell is about to be waited for; false if there is something to pop instead.
     bool fall_asleep() {
-        ring_->asleep.store(1, std::memory_order_relaxed);
-        std::atomic_thread_fence(std::memory_order_seq_cst);
-        if (ring_->tail.load(std::memory_order_relaxed) == head_) return true;
-        ring_->asleep.store(0, std::memory_order_relaxed);
-        return false;
+        return wfserve::fall_asleep(*asleep_,
+                                    [this] { return ring_->tail.load(std::memory_order_relaxed) == head_; });
     }
 
-    std::atomic<std::uint32_t>& asleep() { return ring_->asleep; }
+    std::atomic<std::uint32_t>& asleep() { return *asleep_; }
 
   private:
     Ring* ring_;
-    std::uint64_t head_ = 0;
+    std::atomic<std::uint32_t>* asleep_;
+    std::uint64_t head_;
+};
+
+// Whose turn it is, of several rings that one thread reads: each is passed over by no other twice.
+class Turns {
+  public:
+    // Return the first of `count` that is `ready`, from the one behind the last on; `count` if none is.
+    template <class Ready>
+    std::size_t next(std::size_t count, Ready ready) {
+        for (std::size_t step = 1; step <= count; ++step) {
+            const std::size_t candidate = (last_ + step) % count;
+            if (ready(candidate)) return last_ = candidate;
+        }
+        return count;
+    }
+
+  private:
+    std::size_t last_ = 0;
 };
 
 }  // namespace wfserve

@@ -1,6 +1,7 @@
 """Shared memory between the server and its workers: arena, rings, doorbells, batches."""
 
 from collections.abc import Sequence
+from typing import overload
 
 from typing_extensions import Buffer
 
@@ -96,8 +97,21 @@ class SegmentMap:
 class ServerEnd:
     """The server's end of a child's two rings."""
 
-    def __init__(self) -> None:
-        """Make empty rings and a doorbell. Raises `OSError`."""
+    @overload
+    def __init__(self, first_fd: int | None = None) -> None:
+        """
+        Make empty rings and a doorbell, for a child whose first rings are `first_fd`, or these.
+
+        Raises `OSError` or `ValueError`.
+        """
+
+    @overload
+    def __init__(self, memory_fd: int, doorbell_fd: int, first_fd: int | None = None) -> None:
+        """
+        Go on with rings that another process has made, or has left behind.
+
+        All descriptors may be closed afterwards. Raises `OSError` or `ValueError`.
+        """
 
     def send(self, message: wfserve.transport.base.Message) -> bool:
         """
@@ -123,17 +137,42 @@ class ServerEnd:
     def doorbell_fd(self) -> int:
         """The eventfd that the child rings."""
 
+    @property
+    def child_sleeps(self) -> bool:
+        """Whether the child waits for messages."""
+
+    @property
+    def written(self) -> int:
+        """How many messages the child says it has ever sent."""
+
 class ChildEnd:
     """The child's end; used by one thread."""
 
-    def __init__(self, memory_fd: int, doorbell_fd: int) -> None:
-        """Map the rings; both descriptors may be closed afterwards. Raises `OSError` or `ValueError`."""
+    def __init__(self, memory_fd: int, doorbell_fd: int, first_fd: int | None = None) -> None:
+        """
+        Map the rings; a child of several has those of the first at `first_fd`.
+
+        All descriptors may be closed afterwards. Raises `OSError` or `ValueError`.
+        """
 
     def receive(self) -> wfserve.transport.base.Message:
         """Wait for a message, without the GIL, and return it. Signal handlers run meanwhile."""
 
     def send(self, message: wfserve.transport.base.Message) -> None:
         """Append a message and ring the server's doorbell if it sleeps; waits while the ring is full."""
+
+class ChildEnds:
+    """A child's ends, which take turns."""
+
+    def __init__(self) -> None: ...
+    def add(self, number: int, end: ChildEnd) -> None:
+        """Hear another end; it is the first, or was made with the first's `first_fd`."""
+
+    def remove(self, number: int) -> None:
+        """Hear an end no more; not the first."""
+
+    def receive(self) -> tuple[int, wfserve.transport.base.Message]:
+        """Wait for a message, without the GIL, and return the number of its end, and it."""
 
 def gather(destination: Buffer, sources: Sequence[Buffer]) -> None:
     """

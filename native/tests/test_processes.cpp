@@ -80,6 +80,77 @@ TEST(no_doorbell_is_lost) {
     }
 }
 
+// A child of two servers sleeps on the word of its first rings: whichever of them sends wakes it, for any
+// order in which they do.
+TEST(no_doorbell_of_several_rings_is_lost) {
+    const Pair pairs[2];
+    const Mapping memories[2] = {pairs[0].map(), pairs[1].map()};
+    auto& asleep = rings_in(memories[0]).to_child.asleep;
+    const Process child([&] {
+        Consumer in[2] = {Consumer(rings_in(memories[0]).to_child, asleep),
+                          Consumer(rings_in(memories[1]).to_child, asleep)};
+        Producer out[2] = {Producer(rings_in(memories[0]).to_server),
+                           Producer(rings_in(memories[1]).to_server)};
+        Turns turns;
+        const auto next = [&] {
+            return turns.next(2, [&](std::size_t at) { return in[at].available() != 0; });
+        };
+        for (std::minstd_rand random(17);;) {
+            std::size_t at = 2;
+            while ((at = next()) == 2) {
+                const auto empty = [&] { return in[0].available() + in[1].available() == 0; };
+                if (fall_asleep(asleep, empty)) wait_futex(asleep, 1, timespec{kPatience, 0});
+            }
+            CHECK(out[at].push(in[at].pop()));
+            for (auto moments = random() % 40; moments > 0; --moments) relax();
+        }
+    });
+    Producer out[2] = {Producer(rings_in(memories[0]).to_child, asleep),
+                       Producer(rings_in(memories[1]).to_child, asleep)};
+    Consumer in[2] = {Consumer(rings_in(memories[0]).to_server), Consumer(rings_in(memories[1]).to_server)};
+    std::minstd_rand random(19);
+    for (std::uint64_t round = 0; round < 200'000; ++round) {
+        const auto began = Clock::now();
+        const std::size_t at = random() % 2;
+        CHECK(out[at].push(entry(round)));
+        if (out[at].must_wake()) wake_futex(asleep);
+        while (in[at].available() == 0) {
+            CHECK(Clock::now() - began < std::chrono::seconds(kPatience / 2));
+            relax();
+        }
+        CHECK(same(in[at].pop(), entry(round)));
+    }
+}
+
+TEST(rings_take_turns) {
+    Turns turns;
+    const auto always = [](std::size_t) { return true; };
+    for (const std::size_t expected : {1u, 2u, 0u, 1u, 2u, 0u}) CHECK(turns.next(3, always) == expected);
+    CHECK(turns.next(3, [](std::size_t at) { return at != 1; }) == 2);
+    CHECK(turns.next(3, [](std::size_t) { return false; }) == 3);
+    CHECK(turns.next(2, always) == 1);  // one has been removed
+}
+
+// Whoever goes on with rings that a process has left behind goes on where that was.
+TEST(rings_are_taken_over) {
+    const Pair pair;
+    const Mapping memory = pair.map();
+    RingPair& rings = rings_in(memory);
+    Consumer reader(rings.to_child);
+    {
+        Producer gone(rings.to_child);
+        for (std::uint64_t tag = 0; tag < kRingCapacity + 9; ++tag) {
+            CHECK(gone.push(entry(tag)));
+            if (tag < kRingCapacity) CHECK(same(reader.pop(), entry(tag)));
+        }
+    }
+    Producer heir(rings.to_child);
+    CHECK(heir.push(entry(kRingCapacity + 9)));
+    CHECK(reader.available() == 10 && reader.written() == kRingCapacity + 10);
+    for (std::uint64_t tag = kRingCapacity; tag < kRingCapacity + 10; ++tag)
+        CHECK(same(reader.pop(), entry(tag)));
+}
+
 TEST(bursts_of_any_length_cross_in_order) {
     const Pair pair;
     const Mapping memory = pair.map();

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from typing import Any
 
 from wfserve import _native
@@ -16,6 +17,47 @@ def echo(port: Any) -> None:
     link = port.attach()
     while (message := link.receive()).kind != MessageKind.STOP:
         link.send(Message(MessageKind.DONE, message.tag, message.descriptor))
+
+
+def echo_to_all(port: Any) -> None:
+    """Send every message back to whom it came from; behind one with a byte, be busy until that is set."""
+    first = port.attach()
+    links = {0: first}
+    while True:
+        number, message = first.receive_any()
+        if message.kind == MessageKind.JOIN:
+            links[message.descriptor.segment] = first.join(message.descriptor.segment)
+            continue
+        links[number].send(message)
+        if message.descriptor.length:
+            view = links[number].map(message.descriptor)
+            while not view[0]:
+                time.sleep(0.001)
+
+
+def log_turns(port: Any) -> None:
+    """After a first message, tell the first process whose messages come, in order."""
+    first = port.attach()
+    for _ in range(2):
+        first.join(first.receive().descriptor.segment)
+    first.receive()
+    while True:
+        number, _ = first.receive_any()
+        first.send(Message(MessageKind.DONE, number, NOWHERE))
+
+
+def turn_around(port: Any) -> None:
+    """Turn the bytes of every message around, in place."""
+    first = port.attach()
+    links = {0: first}
+    while True:
+        number, message = first.receive_any()
+        if message.kind == MessageKind.JOIN:
+            links[message.descriptor.segment] = first.join(message.descriptor.segment)
+            continue
+        view = links[number].map(message.descriptor)
+        view[:] = bytes(view)[::-1]
+        links[number].send(message)
 
 
 def answer_in_pinned(port: Any, place: Descriptor) -> None:

@@ -3,6 +3,7 @@
     GRANT (scratch) ──▶ load ──▶ READY, or FAILED with the reason in the scratch extent
     CALL ──▶ step ──▶ … ──▶ step ──▶ DONE ──▶ RELEASE …      a step: read inputs, handler, write results
                                                              (GROW ──▶ GRANT for more room)
+    JOIN ──▶ one more process is answered (`joined`)
 
 A worker runs a chain of nodes, mostly of one; each is a step. What a step wrote is the next one's input,
 where it lies, so that a step can be tried again by itself, after whatever happened to the worker.
@@ -15,11 +16,12 @@ from __future__ import annotations
 import logging
 import time
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from wfserve.child import device
 from wfserve.child.fault import load_failure_of
 from wfserve.child.inputs import Inputs, kept_once
+from wfserve.child.joined import Joined
 from wfserve.child.memory import Peaks, keep_freed
 from wfserve.child.node import Calls, Node, unheard
 from wfserve.child.results import Extents, Stopped, write_reply
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 
     from wfserve.child.home import Home
     from wfserve.child.inputs import Watched
+    from wfserve.child.joined import JoinableLink
     from wfserve.child.spec import WorkerSpec
     from wfserve.transport.base import ChildLink
     from wfserve.transport.message import Call, Result
@@ -88,8 +91,10 @@ def serve(chain: Sequence[WorkerSpec], link: ChildLink, homes: Sequence[Home] = 
     link.send(Message(MessageKind.READY, 0, NOWHERE))
     worker = Worker(nodes, link, view)
     try:
-        while (message := link.receive()).kind != MessageKind.STOP:
+        while (message := link.receive()).kind == MessageKind.CALL:
             worker.answer(message)
+        if message.kind == MessageKind.JOIN:
+            Joined(cast("JoinableLink", link), worker, partial(Worker, nodes)).serve(message)
     except Stopped:
         return
 

@@ -45,13 +45,15 @@ class MessageKind(enum.IntEnum):
 
     CALL = 1  # tag: batch number; descriptor: an encoded `message.Call`
     GRANT = 2  # tag: batch number; descriptor: one more extent for results, length 0 if there is no memory
-    STOP = 3  # finish and exit
+    STOP = 3  # finish and exit; from a process that the child has joined: forget me
+    JOIN = 4  # descriptor.segment: of one more process to hear; descriptors wait at the child's door
 
     READY = 16  # the handler is loaded
     FAILED = 17  # loading failed; descriptor: an encoded `message.LoadFailure` in the scratch extent
     DONE = 18  # tag: batch number; descriptor: an encoded `message.Reply` in one of the batch's extents
     GROW = 19  # tag: batch number; descriptor.length: bytes wanted beyond the lent extents
     RELEASE = 20  # descriptor: an input the child kept looking at after its batch, and now has dropped
+    LEFT = 21  # the child has forgotten a process that it had joined, and touches nothing of it any more
 
 
 class Message(NamedTuple):

@@ -105,8 +105,9 @@ class ShmPinned(PinnedArena):
 class ShmLink:
     """The server's end of one child's rings; what finds them corrupted by the child raises `FrameError`."""
 
-    def __init__(self) -> None:
-        self._end: _native.ServerEnd | None = _native.ServerEnd()
+    def __init__(self, end: _native.ServerEnd | None = None) -> None:
+        """Make rings, unless there is an `end` of some already."""
+        self._end: _native.ServerEnd | None = end or _native.ServerEnd()
         self._waiting = False
 
     @property
@@ -167,7 +168,7 @@ class ShmLink:
         return self._end
 
 
-class _Places(NamedTuple):
+class Places(NamedTuple):
     """What a child has to know of the segments: the number of the arena's, and which part is pinned."""
 
     segment: int
@@ -180,12 +181,12 @@ class ShmPort:
     They are those of the rings, the doorbell, the arena and, if there is one, the pinned segment.
     """
 
-    def __init__(self, places: _Places, fds: tuple[int, ...]) -> None:
+    def __init__(self, places: Places, fds: tuple[int, ...]) -> None:
         self._places = places
         self._fds = fds
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _carry, (self._places, *(DupFd(fd) for fd in self._fds))
+        return _carry, (self._places, *carried_fds(self._fds))
 
     def attach(self) -> ShmChildLink:
         """Map the segments and the rings; in the process that made the port, or once in the child."""
@@ -193,6 +194,11 @@ class ShmPort:
         numbers = (self._places.segment, PINNED_SEGMENT)  # the second only if it is there
         maps = {number: _native.SegmentMap(fd) for number, fd in zip(numbers, segments, strict=False)}
         return ShmChildLink(maps, _native.ChildEnd(memory, doorbell), self._places.pinned)
+
+
+def carried_fds(fds: tuple[int, ...]) -> list[object]:
+    """Return what duplicates `fds` while it is pickled for a child that is being started."""
+    return [DupFd(fd) for fd in fds]
 
 
 class _CarriedPort(ShmPort):
@@ -206,14 +212,14 @@ class _CarriedPort(ShmPort):
                 os.close(fd)
 
 
-class _CarriedFd(Protocol):
+class CarriedFd(Protocol):
     """What `DupFd` made has become in the child."""
 
     def detach(self) -> int:
         """Return the descriptor, now the caller's."""
 
 
-def _carry(places: _Places, *fds: _CarriedFd) -> ShmPort:
+def _carry(places: Places, *fds: CarriedFd) -> ShmPort:
     return _CarriedPort(places, tuple(fd.detach() for fd in fds))
 
 
@@ -223,22 +229,23 @@ class ShmChildLink:
     def __init__(
         self, segments: dict[int, _native.SegmentMap], end: _native.ChildEnd, pinned: Descriptor | None
     ) -> None:
+        self.segments = segments
+        self.end = end
+        self.pinned_place = pinned
         self._views = {number: segment.view for number, segment in segments.items()}
-        self._end = end
-        self._pinned = pinned
 
     @property
     def pinned(self) -> memoryview | None:
         """All of the pinned segment that is ever lent, None if there is none."""
-        return None if self._pinned is None else self.map(self._pinned)
+        return None if self.pinned_place is None else self.map(self.pinned_place)
 
     def receive(self) -> Message:
         """Wait for a message, without the GIL, and return it."""
-        return self._end.receive()
+        return self.end.receive()
 
     def send(self, message: Message) -> None:
         """Append to the server's ring and wake the server if it sleeps; waits while the ring is full."""
-        self._end.send(message)
+        self.end.send(message)
 
     def map(self, descriptor: Descriptor) -> memoryview:
         """Return a writable view; its `obj` lives as long as anything looks at these bytes."""
@@ -261,10 +268,14 @@ class ShmTransport:
     def connect(self) -> tuple[ShmLink, ShmPort]:
         """Make a pair of rings; the link must stay open until the child has started."""
         link = ShmLink()
+        return link, ShmPort(*self.places(link))
+
+    def places(self, link: ShmLink) -> tuple[Places, tuple[int, ...]]:
+        """Return what a port tells a child, and the descriptors that it carries."""
         if self.pinned is None:
-            return link, ShmPort(_Places(self.arena.segment, None), (*link.fds, self.arena.fd))
-        places = _Places(self.arena.segment, self.pinned.place)
-        return link, ShmPort(places, (*link.fds, self.arena.fd, self.pinned.fd))
+            return Places(self.arena.segment, None), (*link.fds, self.arena.fd)
+        places = Places(self.arena.segment, self.pinned.place)
+        return places, (*link.fds, self.arena.fd, self.pinned.fd)
 
     def __enter__(self) -> ShmTransport:
         return self
