@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from wfserve import _native
 from wfserve.transport.base import Descriptor, Message, MessageKind
+from wfserve.transport.channel import receive_fds
 from wfserve.transport.shm import ShmChildLink, ShmLink, ShmPort, ShmTransport, carried_fds
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ class JoinableChildLink(ShmChildLink):
 
     def join(self, segment: int) -> ShmChildLink:
         """Map the rings and the segment that have come through the door. Raises `OSError`."""
-        _, fds, _, _ = socket.recv_fds(self._door, 1, _FDS, socket.MSG_CMSG_CLOEXEC)
+        _, fds = receive_fds(self._door, 1, _FDS)
         try:
             memory, doorbell, segment_fd = fds
             end = _native.ChildEnd(memory, doorbell, self._memory)
