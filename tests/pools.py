@@ -1,19 +1,26 @@
-"""Pools of both kinds, opened the same way, with a listener that remembers and can be waited for."""
+"""Pools of all kinds, opened the same way, with a listener that remembers and can be waited for."""
 
 import contextlib
+import itertools
 import os
+import socket
 import textwrap
 from dataclasses import dataclass, field
 
 import trio
+import trio.testing
 
 from tests.servers import descendants
 from tests.support import item, release
 from wfserve.child.spec import WorkerSpec
 from wfserve.errors import InternalError
+from wfserve.transport.channel import Channel
+from wfserve.transport.joining import JoinableTransport
 from wfserve.transport.shm import ShmTransport
 from wfserve.workers.base import Failed
+from wfserve.workers.borrowing import BorrowedPool, Borrower
 from wfserve.workers.fake import FakePool, ReplicaDeath, echo
+from wfserve.workers.lending import Lender, LendingPool
 from wfserve.workers.pool import PoolSettings, ProcessPool
 
 MIB = 1 << 20
@@ -159,6 +166,96 @@ async def processes(directory, replicas=1, *, limit=64 * MIB, startup_timeout=PA
             assert transport.arena.statistics().slots == 0
     finally:
         os.close(server)
+
+
+class Front:
+    """A front end in this process, as the pool that lends knows it."""
+
+    def __init__(self, transport, channel):
+        self.segment, self.segment_fd = transport.arena.segment, transport.arena.fd
+        self.send = channel.send
+
+
+class Office:
+    """A pool that lends its workers, and what connects front ends with it."""
+
+    def __init__(self, directory, settings, transport, server, nursery):
+        self.lender = Lender()
+        self.chain = [spec(directory)]
+        self.settings = settings
+        self.recorder = Recorder()
+        self.pool = LendingPool(self.chain, settings, transport, server, self.recorder, self.lender)
+        self.nursery = nursery
+        self._segments = itertools.count(10)
+
+    @contextlib.asynccontextmanager
+    async def front(self):
+        """Borrow the workers in a front end of its own; returns what `dies` would need, as well."""
+        near, far = map(Channel, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        with ShmTransport(self.settings_limit, next(self._segments)) as transport:
+            front, borrower = Front(transport, near), Borrower(far.send)
+            recorder = Recorder()
+            pool = BorrowedPool(self.pool.number, self.chain, self.settings, transport, recorder, borrower)
+
+            async def hear():
+                with contextlib.suppress(trio.EndOfChannel):
+                    while True:
+                        message, _ = await near.receive()
+                        self.lender.hear(front, message)
+
+            async def obey():
+                with contextlib.suppress(trio.EndOfChannel):
+                    while True:
+                        borrower.hear(*await far.receive())
+
+            async with trio.open_nursery() as wires:
+                for task in (near.run, far.run, hear, obey):
+                    wires.start_soon(task)
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(pool.run)
+                    bench = Bench(transport, recorder, pool, nursery)
+                    bench.front = front
+                    try:
+                        yield bench
+                    finally:
+                        nursery.cancel_scope.cancel()
+                bench.finish()
+                with trio.CancelScope(shield=True), trio.fail_after(PATIENCE):
+                    await trio.testing.wait_all_tasks_blocked()  # its last words have been heard
+                wires.cancel_scope.cancel()
+            near.close()
+            far.close()
+            assert transport.arena.statistics().slots == 0
+
+    settings_limit = 64 * MIB
+
+
+@contextlib.asynccontextmanager
+async def lending(directory, replicas=1, *, startup_timeout=PATIENCE, **more):
+    """An Office; when it has closed, nothing is left of it."""
+    server = os.pidfd_open(os.getpid())
+    try:
+        with JoinableTransport(64 * MIB) as transport:
+            async with trio.open_nursery() as nursery:
+                settings = PoolSettings(replicas, startup_timeout, **more)
+                office = Office(directory, settings, transport, server, nursery)
+                await nursery.start(office.pool.run)
+                try:
+                    yield office
+                finally:
+                    nursery.cancel_scope.cancel()
+            assert workers() == set()
+            assert transport.arena.statistics().slots == 0
+    finally:
+        os.close(server)
+
+
+@contextlib.asynccontextmanager
+async def borrowed(directory, replicas=1):
+    """A BorrowedPool, of workers that another pool of this process keeps."""
+    async with lending(directory, replicas) as office, office.front() as bench:
+        office.pool.scale(0)  # of its own accord it would have none
+        yield bench
 
 
 @contextlib.asynccontextmanager

@@ -1,4 +1,4 @@
-"""What `workers/base.py` promises holds for the fake pool and for real processes alike."""
+"""What `workers/base.py` promises holds for the fake pool, real processes, and borrowed ones alike."""
 
 import random
 
@@ -6,22 +6,27 @@ import pytest
 import trio
 import trio.testing
 
-from tests.pools import PATIENCE, fakes, processes
+from tests.pools import PATIENCE, borrowed, fakes, processes
 from tests.support import text
 from wfserve.errors import ServiceUnavailableError
 from wfserve.workers import process
 from wfserve.workers.base import Done, Failed
 
+OPEN = {
+    "fake": lambda _, replicas: fakes(replicas),
+    "processes": processes,
+    "borrowed": borrowed,
+}
 
-@pytest.fixture(params=["fake", "processes"])
+
+@pytest.fixture(params=["fake", "processes", "borrowed"])
 def run(request, tmp_path, monkeypatch):
-    """Run `scenario(bench)` in a pool of either kind, on the clock that suits it, and return the bench."""
+    """Run `scenario(bench)` in a pool of each kind, on the clock that suits it, and return the bench."""
     monkeypatch.setattr(process, "STOP_GRACE", 0.05)
 
     def run(scenario, replicas=1):
         async def main():
-            open_pool = fakes(replicas) if request.param == "fake" else processes(tmp_path, replicas)
-            async with open_pool as bench:
+            async with OPEN[request.param](tmp_path, replicas) as bench:
                 await scenario(bench)
             return bench
 

@@ -169,7 +169,7 @@ class Stage:
         batch, now = ticket.batch, trio.current_time()
         if batch is None:
             return now < ticket.until  # then it was due when it ran, and waits to be run again
-        seen = None if ticket.item.last == ticket.item.first else self.pool.whereabouts(batch)
+        seen = self.pool.whereabouts(batch)
         step, since, until = self._timing.under_way(ticket, batch, seen, now)
         if now < until:
             ticket.due = policy.next_look(until, now, self._timing.behind(ticket, step))
@@ -340,6 +340,10 @@ class Stage:
     def batch_lost(self, batch: Batch, reason: str) -> None:
         """Run the items again one by one, or fail the one there is."""
         tickets, step = self._running.end(batch), batch.lost_at
+        if not batch.begun:
+            self._run_again([ticket for ticket in tickets if ticket is not None])
+            self._dispatch(trio.current_time())
+            return
         for index, payload in batch.reached.items():
             _advance(tickets[index], step, payload)
         if policy.after_loss(len(tickets), isolate=self.steps[step].isolate) is policy.Failure.ALONE:

@@ -85,7 +85,8 @@ class Timing:
     ) -> tuple[int, float, float]:
         """Return the step that a batch is at, since when, and until when it may be."""
         if seen is None or seen.step == ticket.item.first:
-            return ticket.item.first, batch.started, ticket.until
+            waited = 0.0 if seen is None else seen.waited
+            return ticket.item.first, batch.started + waited, ticket.until + waited
         since = now - seen.seconds
         return seen.step, since, since + self._timeouts[seen.step]
 

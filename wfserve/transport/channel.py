@@ -92,10 +92,7 @@ class Channel:
                 data, fds = b"", []
             if not data:
                 raise trio.EndOfChannel
-            if data[:1] == _INLINE:
-                return pickle.loads(data[1:]), fds
-            with open(fds.pop(), "rb") as file:
-                return pickle.load(file), fds
+            return _message(data, fds), fds
 
     def _drop(self) -> None:
         while self._waiting:
@@ -119,6 +116,14 @@ def receive_fds(sock: socket.socket, nbytes: int, most: int) -> tuple[bytes, lis
     data, ancillary, _, _ = sock.recvmsg(nbytes, socket.CMSG_SPACE(most * size), socket.MSG_CMSG_CLOEXEC)
     packed = b"".join(each for _, kind, each in ancillary if kind == socket.SCM_RIGHTS)
     return data, [fd for (fd,) in struct.iter_unpack("i", packed)]
+
+
+def _message(data: bytes, fds: list[int]) -> object:
+    """Return the message of a datagram; takes the descriptor out of `fds` that it lies behind."""
+    if data[:1] == _INLINE:
+        return pickle.loads(data[1:])
+    with open(fds.pop(), "rb") as file:
+        return pickle.load(file)
 
 
 def _datagram(message: object, fds: Sequence[int]) -> _Datagram:

@@ -21,6 +21,7 @@ _RECORD = struct.Struct("<QIIQQ")
 _RECORDS_AT = 8
 SIZE = _RECORDS_AT + 2 * _RECORD.size
 _CLOCK = 2**32
+_NOTHING = 2**64 - 1
 
 
 class Progress(NamedTuple):
@@ -30,6 +31,11 @@ class Progress(NamedTuple):
     item: int
     seconds: float
     passed: Descriptor | None  # where the items that reached this step, and their inputs, are listed
+
+
+def forget(view: memoryview) -> None:
+    """Say that nothing has begun: for whoever lends the memory, before a batch is sent."""
+    _WORD.pack_into(view, 0, _NOTHING)
 
 
 def note(view: memoryview, tag: int, step: int, item: int = 0) -> None:
@@ -46,7 +52,7 @@ def read(view: memoryview, tag: int) -> Progress | None:
     """Return how far the batch `tag` is, None if it has not begun. None of it may be trusted."""
     (word,) = _WORD.unpack_from(view)
     step, low, item, moment = word & 0xFF, word >> 8 & 0xFF, word >> 16 & 0xFFFF, word >> 32
-    if low != tag & 0xFF:
+    if low != tag & 0xFF or word == _NOTHING:
         return None
     elapsed = (time.monotonic_ns() // 1_000_000 - moment) % _CLOCK
     seconds = elapsed / 1000 if elapsed < _CLOCK // 2 else 0.0

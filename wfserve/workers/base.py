@@ -174,6 +174,7 @@ class Whereabouts(NamedTuple):
 
     step: int
     seconds: float
+    waited: float = 0.0  # for others' batches, before the replica began with it (seconds)
 
 
 @dataclass(slots=True, eq=False)
@@ -187,6 +188,7 @@ class Batch:
     until: float = math.inf  # the listener's: when it has taken as long as it may
     ran: Sequence[Ran] = ()  # a step each from the first on, once it is done
     lost_at: int = 0  # step, once it is lost
+    begun: bool = True  # False if it was lost while it waited for others': nothing of it is to blame
     reached: dict[int, Payload] = field(default_factory=dict)  # inputs of that step by item; the listener's
 
     @property

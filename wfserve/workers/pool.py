@@ -28,6 +28,7 @@ from wfserve.workers.replica import Replica
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from wfserve.child.spec import WorkerSpec
     from wfserve.transport.base import Message, Transport
@@ -55,12 +56,13 @@ def restart_delay(deaths: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class PoolSettings:
-    """How many workers a pool starts with, and how long one may take to load its model (seconds)."""
+    """How many workers a pool starts with, and how long one may take to load (seconds)."""
 
     min_workers: int = 1
     startup_timeout: float = 120.0
     place: Callable[[Sequence[WorkerSpec]], Sequence[WorkerSpec]] = tuple  # says on which GPU one more runs
     pins_results: bool = False  # what it returns goes on to a GPU
+    patience: float = 10.0  # for a batch, from its first step to its last (seconds)
 
 
 class ProcessPool:
@@ -163,11 +165,15 @@ class ProcessPool:
             log.warning("%s: starting a worker again in %.1f s", self._name, delay)
             await trio.sleep(delay)
 
+    def _worker_for(self, replica: Replica) -> AbstractAsyncContextManager[Worker]:
+        """Return what has a worker during its block."""
+        return start_worker(replica.chain, self._transport, self._server)
+
     async def _live(self, replica: Replica) -> LoadError | None:
         """Run one worker from its start until it is dead; return why it did not load, if it did not."""
         replica.vacate("STARTING")
         try:
-            async with start_worker(replica.chain, self._transport, self._server) as worker:
+            async with self._worker_for(replica) as worker:
                 replica.worker = worker
                 try:
                     await self._attend(replica, worker)
@@ -263,7 +269,7 @@ class ProcessPool:
         self._listener.replica_ready()
 
     def _take_in(self, replica: Replica) -> None:
-        if replica.leaving:
+        if replica.leaving and not replica.lent:
             replica.life.cancel()
         elif not replica.end:  # a dying worker may still answer, but takes nothing more
             replica.state = "READY"
@@ -352,15 +358,31 @@ class ProcessPool:
         if self._closing:
             return
         present = [replica for replica in self._replicas if not replica.life.cancel_called]
-        coldest = {replica: place for place, replica in enumerate(self._idle)}
-        present.sort(key=lambda each: (_BUSIEST_FIRST.index(each.state), -coldest.get(each, -1)))
-        for rank, replica in enumerate(present):
-            replica.leaving = rank >= wanted
-            if replica.leaving and replica.batch is None:
-                self._retire(replica)
-                replica.life.cancel()
+        self._keep_busiest(present, wanted)
         for _ in range(len(present), wanted):
             self._add(must_load=False)
+
+    def _keep_busiest(self, present: Sequence[Replica], wanted: int) -> None:
+        """Have all but `wanted` of `present` leave, as soon as they may."""
+        coldest = {replica: place for place, replica in enumerate(self._idle)}
+        ranked = sorted(present, key=lambda each: (*self._rank(each), -coldest.get(each, -1)))
+        for rank, replica in enumerate(ranked):
+            replica.leaving = rank >= wanted
+            self._let_go(replica)
+
+    def _rank(self, replica: Replica) -> tuple[int, int]:
+        """Return something that is less the more a replica does."""
+        return _BUSIEST_FIRST.index(replica.state), -len(replica.lent)
+
+    def _let_go(self, replica: Replica) -> None:
+        """End a replica that is one too many, unless it runs a batch or somebody else may have it run one."""
+        if replica.leaving and replica.batch is None and not replica.lent:
+            self._retire(replica)
+            replica.life.cancel()
+
+    async def unused(self) -> None:
+        """Return when no other process uses the pool's workers."""
+        await trio.lowlevel.checkpoint()
 
     async def settled(self) -> None:
         """Return when the workers that are wanted have loaded, and no others are left."""

@@ -165,7 +165,7 @@ class Worker:
         self._scratch = scratch
         self.started = time.time()
         self._process = process
-        self._pidfd = os.pidfd_open(self.pid)
+        self.pidfd = os.pidfd_open(self.pid)
 
     def progress(self, number: int) -> Progress | None:
         """Return how far the child says it is with the batch of that number, None if it has not begun."""
@@ -182,7 +182,7 @@ class Worker:
 
     async def dead(self) -> None:
         """Return when the child has died."""
-        await trio.lowlevel.wait_readable(self._pidfd)
+        await trio.lowlevel.wait_readable(self.pidfd)
 
     def kill(self) -> None:
         """Kill the child and whatever it started in its group; it cannot refuse."""
@@ -194,7 +194,7 @@ class Worker:
         os.killpg(self.pid, signal.SIGKILL)
 
     def _kill_child(self) -> None:  # it may not lead its group yet
-        signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     async def end(self, *, gently: bool) -> None:
         """Stop the child, kill what is left, and reap it. Bounded in time, whatever the child does."""
@@ -212,7 +212,7 @@ class Worker:
             return
         self._process.join()
         self._process.close()
-        os.close(self._pidfd)
+        os.close(self.pidfd)
 
 
 def _adopt(process: ChildProcess, link: Link, scratch: Loan) -> Worker:

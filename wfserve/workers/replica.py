@@ -33,6 +33,7 @@ class Replica:
         self.leaving = False
         self.worker: Worker | None = None
         self.deaths = 0  # in a row, without a completed batch
+        self.lent: set[int] = set()  # loans of its worker to other processes
         self.kept: list[Payload] = []  # inputs of earlier batches that the worker still looks at
         self.vacate("STARTING")
 
