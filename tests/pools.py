@@ -185,6 +185,7 @@ class Office:
         self.settings = settings
         self.recorder = Recorder()
         self.pool = LendingPool(self.chain, settings, transport, server, self.recorder, self.lender)
+        self.transport = transport
         self.nursery = nursery
         self._segments = itertools.count(10)
 

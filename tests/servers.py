@@ -13,7 +13,8 @@ from pathlib import Path
 import httpx
 
 HEAD = Path(sys.executable).parent
-READY = {"serve": r"wfserve [\d.]+: inference", "hypercorn": r"Running on \S+:{metrics} "}
+OURS = r"wfserve [\d.]+: inference"
+READY = {"serve": OURS, "fronts": OURS, "hypercorn": r"Running on \S+:{metrics} "}
 PATIENCE = 60.0  # seconds; only a hang takes as long
 
 
@@ -27,7 +28,7 @@ def free_ports(count: int) -> list[int]:
 
 
 class Server:
-    """`wfserve serve`, or `hypercorn` with the application."""
+    """`wfserve serve`, alone or with two front ends, or `hypercorn` with the application."""
 
     def __init__(self, directory: Path, store: Path, kind: str = "serve", **settings: object) -> None:
         self.kind = kind
@@ -39,13 +40,15 @@ class Server:
             "model_store": store,
             "state_dir": directory / "state",
         } | settings
+        if kind == "fronts":
+            properties.setdefault("processes", 2)
         self.config = directory / "config.properties"
         self.config.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
         self.lines: list[str] = []
         self._news = threading.Condition()
 
     def command(self) -> list[str]:
-        if self.kind == "serve":
+        if self.kind != "hypercorn":
             return [str(HEAD / "wfserve"), "serve", "--ts-config", str(self.config)]
         binds = [part for port in self.ports.values() for part in ("-b", f"127.0.0.1:{port}")]
         return [str(HEAD / "hypercorn"), "-k", "trio", *binds, "wfserve.asgi:app"]

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = (
-    *("cli", "commands", "client", "doctor", "launch", "notify", "asgi", "http", "registry", "state", "dag"),
-    *("scheduling", "workers", "child", "transport", "archive", "compat", "_native"),
+    *("cli", "commands", "client", "doctor", "launch", "notify", "front", "asgi", "http", "registry"),
+    *("state", "dag", "scheduling", "workers", "child", "transport", "archive", "compat", "_native"),
 )  # each may import what stands after it
 FOR_EVERYONE = ("config", "dtypes", "errors", "identity", "measure")  # these import nothing but errors
 HEAVY = ("torch", "httpx", "sklearn")

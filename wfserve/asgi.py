@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from wfserve.config import Config
+    from wfserve.http.auth import Tokens
     from wfserve.http.body import Receive, Scope
     from wfserve.http.exchange import App as AsgiApp
     from wfserve.http.respond import Send
@@ -57,8 +59,8 @@ class App:
                 raise RuntimeError("wfserve needs a server that speaks the ASGI lifespan")
 
     @contextmanager
-    def serving(self, registry: Registry, *, anywhere: bool = False) -> Iterator[None]:
-        """Serve `registry` while the block runs.
+    def serving(self, registry: Registry, *, anywhere: bool = False) -> Iterator[Tokens]:
+        """Serve `registry` while the block runs, to clients that show the tokens that it gives.
 
         `anywhere` says that the sockets are hypercorn's, and may listen elsewhere than is configured. Raises
         `ConfigError` if the keys of clients cannot be written.
@@ -67,7 +69,7 @@ class App:
             apis = Apis(registry, tokens)
             self._apis = under_hypercorn(apis) if anywhere else apis
             try:
-                yield
+                yield tokens
             finally:
                 self._apis = None
 
@@ -85,7 +87,7 @@ class App:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _own_registry(self, receive: Receive, send: Send) -> None:
-        config = self._config or load()
+        config = _alone(self._config or load())
         announce(config)
         models = models_of(config)
         async with open_registry(config) as registry, trio.open_nursery() as nursery:
@@ -112,6 +114,13 @@ def first_of(group: BaseExceptionGroup[WfserveError]) -> WfserveError:
     """Return the first of the errors in a group of groups."""
     first = group.exceptions[0]
     return first_of(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+def _alone(config: Config) -> Config:
+    """Return the configuration of a server whose launcher has the sockets: it cannot have front ends."""
+    if config.processes > 1:
+        log.info("processes=%d has no effect under hypercorn: wfserve serve has front ends", config.processes)
+    return replace(config, processes=1)
 
 
 def announce(config: Config) -> None:

@@ -15,22 +15,29 @@ import trio
 
 from wfserve import __version__
 from wfserve.asgi import App, announce, first_of, log_to_stderr
-from wfserve.errors import WfserveError
+from wfserve.errors import ConfigError, WfserveError
+from wfserve.front.carriers import server_settings
+from wfserve.front.supervise import FrontEnds
 from wfserve.http.cors import cors_headers
 from wfserve.http.listen import bound
 from wfserve.http.refusal import OwnAnswers
-from wfserve.http.server import ServerSettings, serve
+from wfserve.http.server import serve
+from wfserve.http.sharing import shared
 from wfserve.http.tls import serve_tls, tls_context
 from wfserve.notify import Supervisor
 from wfserve.registry import startup
 from wfserve.registry.lone import models_of
 from wfserve.registry.opening import open_registry
+from wfserve.workers.lending import Lender
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from wfserve.config import Config
+    from wfserve.config import Address, Config
+    from wfserve.http.auth import Tokens
     from wfserve.http.exchange import App as AsgiApp
+    from wfserve.http.sharing import SharedAddress
     from wfserve.registry.catalogue import Registry
 
 log = logging.getLogger(__name__)
@@ -61,8 +68,10 @@ class Carriers:
     """
 
     def __init__(self, config: Config, sockets: ExitStack) -> None:
-        addresses = list(dict.fromkeys(config.address(api) for api in config.apis))
-        self._settings = _server_settings(config)
+        own = [api for api in config.apis if config.processes == 1 or api != "inference"]
+        addresses = list(dict.fromkeys(config.address(api) for api in own))
+        self._settings = server_settings(config)
+        self.shared = None if config.processes == 1 else _shared(config, addresses, sockets)
         self._plain = [sockets.enter_context(bound(each)) for each in addresses if each.scheme != "https"]
         self._secure = [sockets.enter_context(bound(each)) for each in addresses if each.scheme == "https"]
         self._context = tls_context(config) if self._secure else None
@@ -85,16 +94,22 @@ async def _serve(config: Config, carriers: Carriers, example: tuple[str, Path] |
     stop = trio.Event()
     supervisor = Supervisor.of(os.environ)
     models = models_of(config)
-    async with open_registry(config) as registry, trio.open_nursery() as nursery:
+    lender = None if carriers.shared is None else Lender()
+    async with open_registry(config, lender) as registry, trio.open_nursery() as nursery:
 
-        async def carry(*, task_status: trio.TaskStatus[None]) -> None:
+        async def carry(tokens: Tokens, *, task_status: trio.TaskStatus[None]) -> None:
             own = OwnAnswers(cors_headers(config), registry.responses.count)
-            await carriers.carry(app, own, stop, task_status=task_status)
+            async with trio.open_nursery() as carrying:
+                if lender is not None and carriers.shared is not None:
+                    registry.fronts = fronts = FrontEnds(registry, lender, carriers.shared, tokens)
+                    await carrying.start(fronts.run, stop)
+                await carrying.start(carriers.carry, app, own, stop)
+                task_status.started()
             nursery.cancel_scope.cancel()
 
         await nursery.start(_stop_on_signal, stop, nursery.cancel_scope, supervisor)
-        with app.serving(registry):
-            await nursery.start(carry)
+        with app.serving(registry) as tokens:
+            await nursery.start(carry, tokens)
             _say_where(config)
             supervisor.tell("READY=1")
             nursery.start_soon(supervisor.keep_told, partial(_how_many_are_up, registry))
@@ -105,12 +120,14 @@ async def _serve(config: Config, carriers: Carriers, example: tuple[str, Path] |
             await trio.sleep_forever()
 
 
-def _server_settings(config: Config) -> ServerSettings:
-    """Return the server's limits; what is over `max_request_size` is refused by the APIs themselves."""
-    return ServerSettings(
-        max_body_bytes=max(ServerSettings().max_body_bytes, config.max_request_size),
-        stop_timeout=config.stop_timeout,
-    )
+def _shared(config: Config, others: Sequence[Address], sockets: ExitStack) -> SharedAddress:
+    """Reserve the inference address for front ends. Raises `ConfigError` if it cannot be theirs alone."""
+    address = config.inference_address
+    if address in others:
+        raise ConfigError(f"processes: front ends need {address} for the inference API alone")
+    if address.scheme == "https" and not (config.keystore or config.certificate_file):
+        raise ConfigError("processes: front ends need a certificate_file or keystore to share")
+    return sockets.enter_context(shared(address))
 
 
 async def _stop_on_signal(

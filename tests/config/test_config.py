@@ -21,6 +21,7 @@ KEYS = {  # key → (text, field, value)
     "load_workflows": ("a.war, x=b.war,", "load_workflows", ("a.war", "x=b.war")),
     "allowed_urls": ("https://a/.*, file://.*", "allowed_urls", ("https://a/.*", "file://.*")),
     "state_dir": ("/c ", "state_dir", Path("/c")),
+    "processes": ("2", "processes", 2),
     "start_empty": ("true", "start_empty", True),
     "snapshot": ("/h", "snapshot", Path("/h")),
     "model_snapshot": ('{"models": {}} ', "model_snapshot", '{"models": {}}'),

@@ -23,7 +23,7 @@ def store(tmp_path_factory):
     return directory
 
 
-@pytest.fixture(scope="session", params=["serve", "hypercorn"])
+@pytest.fixture(scope="session", params=["serve", "fronts", "hypercorn"])
 def server(request, tmp_path_factory, store):
     """A running server of each kind, with the workflows of SHARED; nothing is left of it."""
     with Server(tmp_path_factory.mktemp(request.param), store, request.param) as running:

@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from wfserve.measure.family import NO_LABELS, Family, Labels, lines, selected
+from wfserve.measure.family import (
+    NO_LABELS,
+    Family,
+    Labels,
+    lasting,
+    lines,
+    selected,
+    together,
+    without,
+)
 from wfserve.measure.histogram import SIZES, Histogram
 
 
@@ -78,3 +87,45 @@ def test_names_select_families_or_lines_of_them():
 def test_numbers_without_end_are_written():
     assert parsed(Family("m", "gauge", "M", [(NO_LABELS, math.inf)])).samples[0].value == math.inf
     assert math.isnan(parsed(Family("m", "gauge", "M", [(NO_LABELS, math.nan)])).samples[0].value)
+
+
+def a_family(kind, *values, name="wfserve_x"):
+    return Family(name, kind, "", [(Labels(("a", str(index))), value) for index, value in enumerate(values)])
+
+
+def values_of(family):
+    return [value for _, value in family.samples]
+
+
+@given(st.lists(st.lists(st.integers(0, 1 << 40), max_size=5), min_size=1, max_size=5))
+def test_counters_of_several_processes_are_added(parts):
+    longest = max(map(len, parts))
+    expected = [sum(part[index] for part in parts if index < len(part)) for index in range(longest)]
+    (added,) = together([[a_family("counter", *part)] for part in parts], "wfserve_")
+    assert values_of(added) == expected
+
+
+def test_histograms_are_added_and_gauges_by_their_names():
+    def parts():
+        for value in (1, 2):
+            yield [
+                a_family("histogram", a_histogram(value, 3), name="h"),
+                a_family("gauge", value, name="wfserve_queued"),
+                a_family("gauge", value, name="CPUUtilization"),
+            ]
+
+    histogram, ours, theirs = together(parts(), "wfserve_")
+    assert values_of(histogram)[0].counts == a_histogram(1, 2, 3, 3).counts
+    assert values_of(ours) == [3]
+    assert values_of(theirs) == [1]
+
+
+def test_of_what_has_ended_counts_remain():
+    parts = [[a_family("counter", 1, 2), a_family("gauge", 5, name="g")], [a_family("counter", 10)]]
+    (left,) = lasting(parts)
+    assert values_of(left) == [11, 2]
+
+
+def test_samples_can_be_left_out():
+    (left,) = without([a_family("counter", 1, 2, 3)], lambda labels: ("a", "1") in labels.pairs)
+    assert values_of(left) == [1, 3]

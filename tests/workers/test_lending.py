@@ -6,7 +6,7 @@ import signal
 import pytest
 import trio
 
-from tests.pools import PATIENCE, lending
+from tests.pools import PATIENCE, Bench, lending
 from tests.support import text
 from wfserve.workers import process
 
@@ -65,6 +65,22 @@ async def test_a_batch_that_waits_for_anothers_is_not_to_blame(tmp_path):
         assert hangs.begun
         assert isinstance(await other.recorder.outcome(waits), str)
         assert not waits.begun
+
+
+async def test_who_lends_waits_for_its_turn_like_the_others(tmp_path):
+    async with lending(tmp_path) as office, office.front() as front:
+        hangs = front.submit("hang")
+        await begun(front, hangs)
+        own = Bench(office.transport, office.recorder, office.pool, office.nursery)
+        waits = own.submit("a")
+        assert office.pool.whereabouts(waits).seconds == 0.0
+        office.pool.stop(waits)
+        front.pool.stop(hangs)
+        assert isinstance(await own.recorder.outcome(waits), str)
+        assert (hangs.begun, waits.begun) == (True, False)
+        await own.recorder.until(lambda: office.pool.idle)
+        assert words(await own.run("b")) == ["b"]
+        own.finish()
 
 
 async def test_as_many_workers_as_one_of_them_wants(tmp_path):

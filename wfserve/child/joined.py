@@ -42,39 +42,35 @@ class Answering(Protocol):
         """Answer one CALL. Raises `Stopped` if the process says STOP meanwhile."""
 
 
-class _Host(NamedTuple):
-    """A process that was joined, once it has lent scratch memory."""
+class Host(NamedTuple):
+    """A process whose batches are answered, and the scratch memory that it has lent."""
 
     answering: Answering
     scratch: memoryview
 
 
 class Joined:
-    """The links of one worker. `begin` makes what answers on a link, given scratch memory lent by it."""
+    """The links of one worker, the first of them to `host`.
+
+    `begin` makes what answers on a link, given scratch memory that was lent there.
+    """
 
     def __init__(
         self,
         first: JoinableLink,
-        answering: Answering,
+        host: Host,
         begin: Callable[[ChildLink, memoryview], Answering],
     ) -> None:
         self._first = first
-        self._answering = answering
         self._begin = begin
-        self._links: dict[int, ChildLink] = {}
-        self._hosts: dict[int, _Host] = {}
+        self._links: dict[int, ChildLink] = {FIRST: first}
+        self._hosts = {FIRST: host}
 
     def serve(self, message: Message) -> None:
         """Obey `message` and all that follow, until the first process says STOP."""
         number = FIRST
         while number != FIRST or message.kind != MessageKind.STOP:
-            if number != FIRST:
-                self._obey(number, message)
-            elif message.kind == MessageKind.JOIN:
-                segment = message.descriptor.segment
-                self._links[segment] = self._first.join(segment)
-            else:
-                self._answering.answer(message)
+            self._obey(number, message)
             number, message = self._first.receive_any()
 
     def _obey(self, number: int, message: Message) -> None:
@@ -85,11 +81,16 @@ class Joined:
                 try:
                     host.answering.answer(message)
                 except Stopped:
+                    if number == FIRST:
+                        raise
                     self._leave(number)
+            case MessageKind.JOIN if number == FIRST:
+                segment = message.descriptor.segment
+                self._links[segment] = self._first.join(segment)
             case MessageKind.GRANT:
                 link = self._links[number]
                 scratch = link.map(message.descriptor)
-                self._hosts[number] = _Host(self._begin(link, scratch), scratch)
+                self._hosts[number] = Host(self._begin(link, scratch), scratch)
                 link.send(Message(MessageKind.READY, 0, NOWHERE))
             case MessageKind.STOP:
                 self._leave(number)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from wfserve.child import device
 from wfserve.child.fault import load_failure_of
 from wfserve.child.inputs import Inputs, kept_once
-from wfserve.child.joined import Joined
+from wfserve.child.joined import Host, Joined
 from wfserve.child.memory import Peaks, keep_freed
 from wfserve.child.node import Calls, Node, unheard
 from wfserve.child.results import Extents, Stopped, write_reply
@@ -94,7 +94,7 @@ def serve(chain: Sequence[WorkerSpec], link: ChildLink, homes: Sequence[Home] = 
         while (message := link.receive()).kind == MessageKind.CALL:
             worker.answer(message)
         if message.kind == MessageKind.JOIN:
-            Joined(cast("JoinableLink", link), worker, partial(Worker, nodes)).serve(message)
+            Joined(cast("JoinableLink", link), Host(worker, view), partial(Worker, nodes)).serve(message)
     except Stopped:
         return
 

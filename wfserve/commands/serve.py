@@ -53,6 +53,7 @@ _accepted = partial(click.option, hidden=True)  # of torchserve, for its scripts
 @click.option("--state-dir", type=FILE, help="Where the server keeps what is registered; default ./.wfserve.")
 @click.option("--snapshot", type=FILE, help="A snapshot of TorchServe, whose models are to be served.")
 @click.option("--start-empty", flag_value="true", help="Forget every workflow that was registered before.")
+@click.option("--processes", metavar="N", help="Front ends that share the inference port; default 1.")
 @click.option(
     "--disable-token-auth",
     "--dt",

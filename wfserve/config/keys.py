@@ -59,6 +59,7 @@ TORCHSERVES: Mapping[str, Key] = {
 OURS: Mapping[str, Key] = {
     "load_workflows": Key(readers.names),
     "state_dir": Key(readers.path),
+    "processes": Key(readers.positive),
     "start_empty": Key(readers.flag),
     "snapshot": Key(readers.path),
     "max_archive_size": Key(readers.positive),

@@ -26,6 +26,7 @@ class Config:
     snapshot: Path | None = None  # of TorchServe, whose models become workflows of one node
     model_snapshot: str = field(default="", repr=False)  # the same, as such a file has it
     start_empty: bool = False  # remove every workflow that the state directory has
+    processes: int = 1  # that answer on the inference port; with several, one more keeps the workers
     job_queue_size: int = 100  # requests that may wait for one node
     max_request_size: int = 6_553_500
     max_response_size: int = 6_553_500

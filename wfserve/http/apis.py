@@ -32,7 +32,9 @@ from wfserve.http.respond import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, MutableMapping
+    from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
+
+    from quart import Blueprint
 
     from wfserve.config import Api
     from wfserve.http.auth import Tokens
@@ -41,9 +43,10 @@ if TYPE_CHECKING:
     from wfserve.http.gate import Area
     from wfserve.http.respond import Send
     from wfserve.measure.counts import ResponseCounts
+    from wfserve.registry.answering import Answering
     from wfserve.registry.catalogue import Registry
 
-_BLUEPRINTS = {
+_BLUEPRINTS: Mapping[str, Callable[[Any], Blueprint]] = {
     "inference": inference.blueprint,
     "management": management.blueprint,
     "metrics": metrics.blueprint,
@@ -60,7 +63,7 @@ _SOCKETS = 1024  # whose gates are kept; one bound to every address of a machine
 class Apis:
     """The HTTP applications of one registry, by port."""
 
-    def __init__(self, registry: Registry, tokens: Tokens) -> None:
+    def __init__(self, registry: Answering, tokens: Tokens) -> None:
         self._registry = registry
         self._tokens = tokens
         self._cors = cors_headers(registry.config)
@@ -97,7 +100,7 @@ class Apis:
         return self._by_exposure[exposed]
 
 
-def _past_quart(scope: Scope) -> Callable[[Registry, Scope, Receive, Send], Awaitable[None]] | None:
+def _past_quart(scope: Scope) -> Callable[[Answering, Scope, Receive, Send], Awaitable[None]] | None:
     """Return what answers a prediction, None for any other request."""
     path = scope["path"]
     if path[: len(PREFIX) + 2].lower() == f"/{PREFIX}/":
@@ -130,7 +133,7 @@ def _uncut(send: Send) -> Send:
     return send_uncut
 
 
-def application(registry: Registry, apis: Collection[Api], tokens: Tokens) -> QuartTrio:
+def application(registry: Answering, apis: Collection[Api], tokens: Tokens) -> QuartTrio:
     """Return a Quart-Trio application with the routes of `apis`; with none, every path is 404.
 
     It expects the gate of the socket in its scope.
@@ -142,7 +145,7 @@ def application(registry: Registry, apis: Collection[Api], tokens: Tokens) -> Qu
     for api in sorted(apis):
         app.register_blueprint(_BLUEPRINTS[api](registry))
     if "management" in apis:
-        app.register_blueprint(models.blueprint(registry))
+        app.register_blueprint(models.blueprint(cast("Registry", registry)))
         app.register_blueprint(auth.blueprint(tokens))
     if apis:
         app.register_blueprint(description.blueprint(apis))

@@ -63,6 +63,9 @@ class _Key:
         return {"key": self.value.decode(), "expiration time": text}
 
 
+Keys = dict[Kind, _Key]
+
+
 class Tokens:
     """The keys of one server. `lifetime` is in seconds, `clock` gives seconds since the epoch."""
 
@@ -70,7 +73,8 @@ class Tokens:
         self._path = path
         self._lifetime = lifetime
         self._clock = clock
-        self._keys = {kind: self._new(kind) for kind in _NAMES}
+        self.keys: Keys = {kind: self._new(kind) for kind in _NAMES}
+        self.on_renewal: Callable[[], object] = bool  # told of new keys
         self._written: tuple[int, int] | None = None  # device and inode of the file as it was written last
 
     def _new(self, kind: Kind) -> _Key:
@@ -79,7 +83,7 @@ class Tokens:
 
     def check(self, kind: Kind, headers: Headers) -> None:
         """Raise `InvalidKeyError` unless `headers`, with names in lower case, carry the key for `kind`."""
-        key = self._keys[kind]
+        key = self.keys[kind]
         words = next((value for name, value in headers if name == b"authorization"), b"").split()
         shown = words[1] if len(words) == 2 and words[0] == b"Bearer" else b""
         if not (compare_digest(shown, key.value) and self._clock() < key.expires):
@@ -87,15 +91,16 @@ class Tokens:
 
     def renew(self, kind: Kind) -> None:
         """Replace the key for `kind`. Raises `OSError`, and changes nothing, if the file is not writable."""
-        keys = {**self._keys, kind: self._new(kind)}
+        keys = {**self.keys, kind: self._new(kind)}
         self._write(keys)
-        self._keys = keys
+        self.keys = keys
+        self.on_renewal()
 
     @contextmanager
     def published(self) -> Iterator[None]:
         """Keep the keys in their file while the block runs. Raises `ConfigError` if it cannot be written."""
         try:
-            self._write(self._keys)
+            self._write(self.keys)
         except OSError as error:
             raise ConfigError(f"cannot write the key file {self._path}: {error.strerror}") from None
         try:

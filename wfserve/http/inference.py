@@ -10,16 +10,16 @@ from wfserve.http.description import document
 from wfserve.http.parameters import ANY_METHOD, json_response
 
 if TYPE_CHECKING:
-    from wfserve.registry.catalogue import Registry
+    from wfserve.registry.answering import Answering
 
 
-def blueprint(registry: Registry) -> Blueprint:
+def blueprint(registry: Answering) -> Blueprint:
     """Return the inference routes over `registry`."""
     routes = Blueprint("inference", __name__)
 
     @routes.route("/ping", methods=ANY_METHOD)
     async def ping() -> Response:
-        return health(registry)
+        return await health(registry)
 
     @routes.route("/predictions/<name>", methods=["OPTIONS"])
     async def describe(name: str) -> Response:
@@ -29,7 +29,7 @@ def blueprint(registry: Registry) -> Blueprint:
     return routes
 
 
-def health(registry: Registry) -> Response:
+async def health(registry: Answering) -> Response:
     """Return whether all is well, as TorchServe says it."""
-    healthy = registry.healthy()
+    healthy = await registry.health()
     return json_response({"status": "Healthy" if healthy else "Unhealthy"}, 200 if healthy else 500)

@@ -12,14 +12,23 @@ import trio
 from quart import Blueprint, Response, request
 
 from wfserve.http.inference import health
-from wfserve.measure.family import CONTENT_TYPE, NO_LABELS, Family, Labels, lines, selected
+from wfserve.measure.family import (
+    CONTENT_TYPE,
+    NO_LABELS,
+    Family,
+    Kind,
+    Labels,
+    lines,
+    selected,
+    together,
+)
 from wfserve.registry.measures import TorchServeMetrics, readings
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
-    from wfserve.measure.family import Kind
     from wfserve.measure.histogram import Histogram
+    from wfserve.registry.answering import Answering
     from wfserve.registry.catalogue import Registry
     from wfserve.registry.measures import Node
     from wfserve.registry.serving import Served
@@ -28,7 +37,9 @@ if TYPE_CHECKING:
     Samples = list[tuple[Labels, float | Histogram]]
 
 LINES = 200
-_PARTS: tuple[tuple[Kind, str, str, dict[str, str]], ...] = (
+OURS = "wfserve_"  # begins the names of our metrics
+Part = tuple[Kind, str, str, dict[str, str]]  # type, the part of a node that knows, prefix, what there is
+_PARTS: tuple[Part, ...] = (
     (
         "gauge",
         "settings",
@@ -64,6 +75,8 @@ _PARTS: tuple[tuple[Kind, str, str, dict[str, str]], ...] = (
             "batched_items": "Items in those batches",
         },
     ),
+)
+_POOL_PARTS: tuple[Part, ...] = (
     (
         "gauge",
         "pool",
@@ -80,7 +93,7 @@ _PARTS: tuple[tuple[Kind, str, str, dict[str, str]], ...] = (
         "worker",
         {"deaths": "Workers that died or were stopped", "batches_lost": "Batches lost with them"},
     ),
-)  # type, the part of a node that knows, prefix, and what there is to know
+)
 _MIRRORED = "Copies of requests that a shadow version had, by how its answers compare"
 _COPIES = "Copies that workers made of items' inputs before the handler had them"
 _HISTOGRAMS = {
@@ -103,24 +116,32 @@ def blueprint(registry: Registry) -> Blueprint:
 
     @routes.get("/ping")
     async def ping() -> Response:
-        return health(registry)
+        return await health(registry)
 
     @routes.get("/metrics")
     async def metrics() -> Response:
         nodes = await readings(registry)
         theirs = [] if torchserve is None else await torchserve.families(nodes)
-        ours = chain(
-            [_health(registry)],
-            _of_workflows(registry.names),
-            _of_nodes(nodes),
-            _of_arena("arena", registry.arena),
-        )
-        if registry.pinned is not None:
-            ours = chain(ours, _of_arena("pinned", registry.pinned))
-        text = await _written(chain(ours, theirs), frozenset(request.args.getlist("name[]")))
+        ours = chain([_health(registry)], _of_this_process(registry, nodes), _of_pools(nodes))
+        families: Iterable[Family] = chain(ours, theirs)
+        if fronts := await registry.fronts.families():
+            families = together([families, *fronts], OURS)
+        text = await _written(families, frozenset(request.args.getlist("name[]")))
         return Response(text, content_type=CONTENT_TYPE)
 
     return routes
+
+
+async def counted(registry: Answering) -> list[Family]:
+    """Return what a front end has counted, without what the supervisor counts itself."""
+    nodes = await readings(registry)
+    torchserve = TorchServeMetrics(registry, machine=False)
+    return together([_of_this_process(registry, nodes), await torchserve.families(nodes)], OURS)
+
+
+def _of_this_process(registry: Answering, nodes: list[Node]) -> Iterable[Family]:
+    ours = chain(_of_workflows(registry.names), _of_nodes(nodes), _of_arena("arena", registry.arena))
+    return ours if registry.pinned is None else chain(ours, _of_arena("pinned", registry.pinned))
 
 
 async def _written(families: Iterable[Family], names: Collection[str]) -> bytes:
@@ -169,13 +190,26 @@ def _labels(workflow: str, version: str | None) -> list[tuple[str, str]]:
     return [("workflow", workflow), *([] if version is None else [("version", version)])]
 
 
-def _of_nodes(nodes: list[Node]) -> Iterator[Family]:
-    labelled = [(Labels(*_labels(each.workflow, each.label), ("node", each.node)), each) for each in nodes]
-    for kind, part, prefix, texts in _PARTS:
+def _of_pools(nodes: list[Node]) -> Iterator[Family]:
+    """Give what is known of workers, where they are kept."""
+    return _of_parts(_POOL_PARTS, _labelled(nodes))
+
+
+def _labelled(nodes: list[Node]) -> list[tuple[Labels, Node]]:
+    return [(Labels(*_labels(each.workflow, each.label), ("node", each.node)), each) for each in nodes]
+
+
+def _of_parts(parts: Iterable[Part], labelled: list[tuple[Labels, Node]]) -> Iterator[Family]:
+    for kind, part, prefix, texts in parts:
         for name, text in texts.items():
             samples: Samples = [(labels, getattr(getattr(each, part), name)) for labels, each in labelled]
             suffix = "_total" if kind == "counter" else ""
             yield Family(f"wfserve_{prefix}_{name}{suffix}", kind, text, samples)
+
+
+def _of_nodes(nodes: list[Node]) -> Iterator[Family]:
+    labelled = _labelled(nodes)
+    yield from _of_parts(_PARTS, labelled)
     copies: Samples = [(labels, each.measured.copies) for labels, each in labelled]
     yield Family("wfserve_input_copies_total", "counter", _COPIES, copies)
     for name, (shown, text) in _HISTOGRAMS.items():

@@ -18,6 +18,7 @@ from wfserve.errors import BadRequestError, NoWorkerError, ServiceUnavailableErr
 from wfserve.http.author import changing
 from wfserve.http.description import document
 from wfserve.http.parameters import is_true, json_response, number, page, refuse_misspelt
+from wfserve.measure.histogram import Histogram
 from wfserve.registry.serving import paged
 from wfserve.transport.frame import Kind
 from wfserve.transport.publish import publish
@@ -77,9 +78,9 @@ def blueprint(registry: Registry) -> Blueprint:
     @routes.get("/models/<name>/<version>")
     async def describe(name: str, version: str | None = None) -> Response:
         if version == "all":
-            return json_response([await _description(*each) for each in registry.nodes(name)])
+            return json_response([await _description(registry, *each) for each in registry.nodes(name)])
         workflow, plan = registry.node(name, version)
-        described = await _description(workflow, plan)
+        described = await _description(registry, workflow, plan)
         if is_true(request.args.get("customized")):
             described |= await _metadata(workflow, plan, registry.arena)
         return json_response([described])
@@ -131,7 +132,7 @@ def _bounds() -> tuple[int, int]:
     return minimum, maximum
 
 
-async def _description(workflow: Workflow, plan: NodePlan) -> dict[str, Any]:
+async def _description(registry: Registry, workflow: Workflow, plan: NodePlan) -> dict[str, Any]:
     stage = workflow.route.stages[plan.node]
     statistics = stage.pool.statistics()
     least, most = plan.stage.min_workers, plan.stage.max_workers
@@ -154,7 +155,7 @@ async def _description(workflow: Workflow, plan: NodePlan) -> dict[str, Any]:
         "loadedAtStartup": workflow.loaded_at_startup,
         **({} if shared_with is None else {"shared": True, "sharedWith": shared_with}),
         "workers": [_worker(replica, memory, plan) for replica in statistics.replicas],
-        "jobQueueStatus": _queue(stage, plan),
+        "jobQueueStatus": await _queues(registry, workflow, plan, stage),
     }
 
 
@@ -189,9 +190,19 @@ def _instant(seconds: float) -> str:
     return written.removesuffix("+00:00") + "Z"
 
 
-def _queue(stage: Stage | Desk, plan: NodePlan) -> dict[str, int]:
+async def _queues(
+    registry: Registry, workflow: Workflow, plan: NodePlan, stage: Stage | Desk
+) -> dict[str, int]:
+    """Return how full the queues of a node are: one in each front end, where there are some."""
     waiting = stage.statistics().queued
-    return {"remainingCapacity": max(0, plan.stage.queue_size - waiting), "pendingRequests": waiting}
+    wanted = {("workflow", workflow.name), ("node", plan.node)}
+    for families in await registry.fronts.families():
+        for family in families:
+            if family.name == "wfserve_node_queued":
+                samples = [value for labels, value in family.samples if wanted.issubset(labels.pairs)]
+                waiting += sum(int(value) for value in samples if not isinstance(value, Histogram))
+    capacity = plan.stage.queue_size * registry.config.processes
+    return {"remainingCapacity": max(0, capacity - waiting), "pendingRequests": waiting}
 
 
 async def _metadata(workflow: Workflow, plan: NodePlan, arena: Arena) -> dict[str, Any]:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from wfserve.http.body import Receive, Scope
     from wfserve.http.respond import Headers, Send
     from wfserve.measure.counts import ResponseCounts
-    from wfserve.registry.catalogue import Registry
+    from wfserve.registry.answering import Answering
     from wfserve.registry.serving import Served
     from wfserve.registry.workflow import Watch, Workflow
     from wfserve.transport.base import Lender, Payload
@@ -50,7 +50,7 @@ NOBODY = nullcontext()
 _JSON_ALONE = [(b"content-type", JSON.encode())]
 
 
-def predict(registry: Registry, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+def predict(registry: Answering, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
     """Answer one prediction request. Any method; the query is ignored."""
     return respond(registry.responses, identity_of(scope), send, _answer(registry, scope, receive))
 
@@ -85,7 +85,7 @@ async def respond(
             await send_whole(send, identity, *response)
 
 
-async def _answer(registry: Registry, scope: Scope, receive: Receive) -> Response | None:
+async def _answer(registry: Answering, scope: Scope, receive: Receive) -> Response | None:
     asked = known(scope, _asked_for)
     served, workflow = _answering(registry, scope, asked)
     request = arrived_request(registry, scope, lender=workflow.bodies)
@@ -114,12 +114,12 @@ async def _answer(registry: Registry, scope: Scope, receive: Receive) -> Respons
             answer.release()
 
 
-def _answering(registry: Registry, scope: Scope, asked: _Asked) -> tuple[Served, Workflow]:
+def _answering(registry: Answering, scope: Scope, asked: _Asked) -> tuple[Served, Workflow]:
     served = registry.served(asked.name)
     return served, served.answering(asked.version, scope["headers"])
 
 
-async def _arriving(registry: Registry, scope: Scope, receive: Receive, workflow: Workflow) -> Request:
+async def _arriving(registry: Answering, scope: Scope, receive: Receive, workflow: Workflow) -> Request:
     number = workflow.arrivals.begin(trio.current_time())
     try:
         return await receive_request(registry, scope, receive, lender=workflow.bodies)
@@ -152,7 +152,7 @@ def path_segments(scope: Scope) -> list[str]:
 
 
 def arrived_request(
-    registry: Registry, scope: Scope, added: Sequence[tuple[str, str]] = (), *, lender: Lender | None = None
+    registry: Answering, scope: Scope, added: Sequence[tuple[str, str]] = (), *, lender: Lender | None = None
 ) -> Request | None:
     """Return what `receive_request` would, if all of it is here already. Raises as that does."""
     said = known(scope, _said)
@@ -163,7 +163,7 @@ def arrived_request(
 
 
 async def receive_request(
-    registry: Registry,
+    registry: Answering,
     scope: Scope,
     receive: Receive,
     added: Sequence[tuple[str, str]] = (),
@@ -201,7 +201,11 @@ def _said(scope: Scope) -> _Said:
 
 
 def _request(
-    registry: Registry, said: _Said, body: Payload, added: Sequence[tuple[str, str]], terms: tuple[float, int]
+    registry: Answering,
+    said: _Said,
+    body: Payload,
+    added: Sequence[tuple[str, str]],
+    terms: tuple[float, int],
 ) -> Request:
     try:
         return Request(publish(registry.arena, _with(said.pairs, added), Kind.JSON), body, *terms)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from wfserve.http.body import Receive, Scope
     from wfserve.http.predict import Response
     from wfserve.http.respond import Send
-    from wfserve.registry.catalogue import Registry
+    from wfserve.registry.answering import Answering
     from wfserve.workers.base import Done
 
 PREFIXES = ("/predictions/", "/explanations/")
@@ -57,14 +57,14 @@ class _Target(NamedTuple):
         return [("url_path", self.rest), ("explain", str(self.explain))]
 
 
-def call_node(registry: Registry, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+def call_node(registry: Answering, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
     """Answer one request below `PREFIXES`. Any method; the query is ignored."""
     identity = identity_of(scope)
     answer = _answer(registry, scope, receive, as_uuid(identity))
     return respond(registry.responses, identity, send, answer)
 
 
-async def _answer(registry: Registry, scope: Scope, receive: Receive, identity: str) -> Response | None:
+async def _answer(registry: Answering, scope: Scope, receive: Receive, identity: str) -> Response | None:
     target = _target(scope)
     workflow, plan = registry.node(target.name, target.version)
     request = arrived_request(registry, scope, target.headers())

@@ -6,13 +6,13 @@ every counter with `_total`, and those of TorchServe do not end so.
 
 from __future__ import annotations
 
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from wfserve.measure.histogram import Histogram
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
 Kind = Literal["counter", "gauge", "histogram"]
 KINDS: tuple[Kind, ...] = ("counter", "gauge", "histogram")
@@ -40,6 +40,48 @@ class Family(NamedTuple):
     help: str
     samples: Iterable[tuple[Labels, float | Histogram]]
     unit: str = ""
+
+
+def together(parts: Iterable[Iterable[Family]], added: str) -> list[Family]:
+    """Return the families of several processes as those of one, each once; samples are read.
+
+    Counters and histograms are sums, and gauges whose names begin with `added`. Of others the first counts.
+    """
+    found: dict[str, Family] = {}
+    values: dict[str, dict[str, tuple[Labels, float | Histogram]]] = {}
+    for family in chain.from_iterable(parts):
+        found.setdefault(family.name, family)
+        samples = values.setdefault(family.name, {})
+        sums = family.kind != "gauge" or family.name.startswith(added)
+        for labels, value in family.samples:
+            if labels.text not in samples:
+                samples[labels.text] = labels, value
+            elif sums:
+                samples[labels.text] = labels, _plus(samples[labels.text][1], value)
+    return [family._replace(samples=list(values[name].values())) for name, family in found.items()]
+
+
+def _plus(one: float | Histogram, other: float | Histogram) -> float | Histogram:
+    if isinstance(one, Histogram) and isinstance(other, Histogram):
+        return one.plus(other)
+    assert not isinstance(one, Histogram)
+    assert not isinstance(other, Histogram)
+    return one + other
+
+
+def lasting(parts: Iterable[Iterable[Family]]) -> list[Family]:
+    """Return what remains of processes that have ended: the sums of what they had counted."""
+    return [family for family in together(parts, "") if family.kind != "gauge"]
+
+
+def without(families: Iterable[Family], concerned: Callable[[Labels], bool]) -> list[Family]:
+    """Return families without the samples whose labels are `concerned`; samples are read."""
+    return [
+        family._replace(
+            samples=[(labels, value) for labels, value in family.samples if not concerned(labels)]
+        )
+        for family in families
+    ]
 
 
 def sample_names(name: str, kind: Kind) -> tuple[str, ...]:

@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from wfserve.measure import definitions
-from wfserve.measure.counts import ResponseCounts
+from wfserve.registry.answering import Answering
 from wfserve.registry.claims import DEFAULT, WHOLE, Claims, PresentError, of_nodes
+from wfserve.registry.fronts import NO_FRONTS
 from wfserve.registry.identity import Identity, identify
 from wfserve.registry.loading import Loads, failure_logged
 from wfserve.registry.samples import Samples
-from wfserve.registry.serving import Served, Serving
-from wfserve.registry.shadow import Shadows
+from wfserve.registry.serving import Served
 from wfserve.registry.sources import Arriving, Stored
 from wfserve.registry.start import Starter, ended_unless_kept
 from wfserve.state.files import StateError
@@ -37,6 +36,8 @@ if TYPE_CHECKING:
 
     from wfserve.archive.war import WorkflowArchive
     from wfserve.config import Config
+    from wfserve.registry.fronts import Fronts
+    from wfserve.registry.line import OpenPool
     from wfserve.registry.placement import Gpus
     from wfserve.registry.prepare import NodePlan
     from wfserve.registry.sources import Archives
@@ -45,35 +46,32 @@ if TYPE_CHECKING:
     from wfserve.state.durable import State
     from wfserve.state.records import Traffic, Version
     from wfserve.state.records import Workflow as Record
-    from wfserve.transport.base import Arena, Transport
+    from wfserve.transport.base import Transport
 
 log = logging.getLogger(__name__)
 ITSELF = Author("server")
 
 
-class Registry(Serving):
+class Registry(Answering):
     """The workflows of one server, opened by `open_registry`. What changes one is told who asked for it."""
+
+    samples: Samples
 
     def __init__(
         self,
         config: Config,
         transport: Transport,
-        server: int,
+        open_pool: OpenPool,
         nursery: trio.Nursery,
         gpus: Gpus,
         state: State,
     ) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config, transport, nursery)
         self.state = state
-        self.responses = ResponseCounts()
-        self.definitions = definitions.load(config.metrics_config)
-        self.shadows = Shadows(nursery)
+        self.fronts: Fronts = NO_FRONTS
         self.loads = Loads(nursery)
         self.failed_to_load: list[str] = []  # of what was to be registered at start
-        self._transport = transport
-        self._nursery = nursery
-        self._starter = Starter(config, transport, server, gpus, self.definitions, nursery)
+        self._starter = Starter(config, transport, open_pool, gpus, self.definitions, nursery)
         self._started: dict[tuple[str, str], Workflow] = {}  # by name and version
         self._left_over: set[tuple[str, str]] = set()  # restored, and not registered since
         self._claims = Claims()
@@ -81,16 +79,6 @@ class Registry(Serving):
         self.samples = Samples(self, self._claims, self._commit, nursery)
         for name in state.workflows:
             self._show(name)
-
-    @property
-    def arena(self) -> Arena:
-        """Where request bodies are written."""
-        return self._transport.arena
-
-    @property
-    def pinned(self) -> Arena | None:
-        """Memory that GPUs copy from; None without GPUs."""
-        return self._transport.pinned
 
     async def register(
         self,
@@ -189,7 +177,9 @@ class Registry(Serving):
             startup_timeout=startup or self.config.startup_timeout,
             response_timeout=response or self.config.response_timeout,
         )
-        return await self._starter.start(url, config, archives, identified, self._ended)
+        workflow = await self._starter.start(url, config, archives, identified, self._ended)
+        workflow.on_change = partial(self._announce, workflow.name)
+        return workflow
 
     async def _introduce(
         self, workflow: Workflow, version: Version, author: Author, *, default: bool, replace: bool
@@ -306,6 +296,7 @@ class Registry(Serving):
         with self._claims.claim(workflow.name, *of_nodes(workflow.version, settings)):
             await self._commit(workflow.name, self._setting(author, workflow, settings))
             workflow.resize(plan.node, minimum, maximum)
+            await self.fronts.told()
         return workflow, plan
 
     def _setting(
@@ -332,16 +323,21 @@ class Registry(Serving):
                 if introduced is not None:
                     self._started[name, introduced.version] = introduced
                 self._show(name)
+            await self.fronts.told()
 
     def _show(self, name: str) -> None:
         """Serve what the state says of a name, as far as it runs."""
         record = self.state.workflows.get(name)
         if record is None:
             self.publish(name, None)
-            return
-        versions = [each.version for each in record.versions]
-        running = {each: self._started[name, each] for each in versions if (name, each) in self._started}
-        self.publish(name, Served.of(record, running))
+        else:
+            versions = [each.version for each in record.versions]
+            running = {each: self._started[name, each] for each in versions if (name, each) in self._started}
+            self.publish(name, Served.of(record, running))
+        self.fronts.announce(name)
+
+    def _announce(self, name: str) -> None:
+        self.fronts.announce(name)
 
     def _ended(self, workflow: Workflow) -> None:
         """Serve a version no more that has ended by itself."""
@@ -371,6 +367,11 @@ class Registry(Serving):
     async def loaded(self) -> None:
         """Return when everything that was to be loaded at start is, or has failed."""
         await self.loads.wait()
+
+    async def health(self) -> bool:
+        """Return what `healthy` does."""
+        await trio.lowlevel.checkpoint()
+        return self.healthy()
 
     def healthy(self) -> bool:
         """Whether everything that was registered or was to be runs, and every node has its workers."""

@@ -8,32 +8,31 @@ import trio
 
 from wfserve.scheduling.dispatch import Stage
 from wfserve.workers.base import LoadError
-from wfserve.workers.pool import ProcessPool
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from wfserve.registry.stageplan import StagePlan
     from wfserve.scheduling.tally import Tally
-    from wfserve.transport.base import Transport
     from wfserve.workers.base import Listener, Pool
+    from wfserve.workers.pool import ProcessPool
+
+    OpenPool = Callable[[StagePlan, Listener], ProcessPool]
 
 
 class Line:
     """One stage and its pool."""
 
-    def __init__(
-        self, plan: StagePlan, transport: Transport, server: int, tallies: Sequence[Tally] = ()
-    ) -> None:
+    def __init__(self, plan: StagePlan, open_pool: OpenPool, tallies: Sequence[Tally] = ()) -> None:
         self.plan = plan
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
 
-        def open_pool(listener: Listener) -> Pool:
-            self.pool = ProcessPool(plan.chain, plan.pool, transport, server, listener)
+        def opened(listener: Listener) -> Pool:
+            self.pool = open_pool(plan, listener)
             return self.pool
 
-        self.stage = Stage(plan.settings, open_pool, tallies)
+        self.stage = Stage(plan.settings, opened, tallies)
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Run until `retire`; `started` once the first workers have loaded.
@@ -65,7 +64,7 @@ class Line:
 
     def serves(self, plan: StagePlan) -> bool:
         """Whether its workers would be told the same if they were started by `plan`."""
-        return self.plan.chain == plan.chain
+        return (self.plan.chain, self.plan.number) == (plan.chain, plan.number)
 
     def configure(self, plan: StagePlan) -> None:
         """Schedule as `plan` says, whose workers it has."""

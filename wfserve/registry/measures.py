@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from wfserve.measure.counts import NodeCounts
     from wfserve.measure.definitions import Definition
     from wfserve.measure.gpus import Gpu
+    from wfserve.registry.answering import Answering
     from wfserve.registry.catalogue import Registry
     from wfserve.registry.workflow import Workflow
     from wfserve.scheduling.settings import StageSettings, StageStatistics
@@ -46,7 +47,7 @@ class Node(NamedTuple):
     measured: NodeCounts
 
 
-async def readings(registry: Registry) -> list[Node]:
+async def readings(registry: Answering) -> list[Node]:
     """Read all nodes, while requests go on."""
     found: list[Node] = []
     for served in registry.names:
@@ -70,9 +71,10 @@ def _reading(workflow: Workflow, node: str, label: str | None, *, is_default: bo
 class TorchServeMetrics:
     """The families of one registry."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Answering, *, machine: bool = True) -> None:
+        """Make them; without `machine`, another process tells of that."""
         self._registry = registry
-        self._machine = not registry.config.disable_system_metrics
+        self._machine = machine and not registry.config.disable_system_metrics
         self._cpu = host.Cpu()
         self._gpus = Gpus()
 

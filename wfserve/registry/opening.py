@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 from contextlib import asynccontextmanager, closing
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -18,44 +19,66 @@ from wfserve.registry.placement import Gpus, pinned_bytes
 from wfserve.registry.work import WORK, remove
 from wfserve.state.durable import open_state
 from wfserve.state.lock import exclusive
+from wfserve.transport.joining import JoinableTransport
 from wfserve.transport.shm import ShmTransport
+from wfserve.workers.lending import LendingPool
+from wfserve.workers.pool import ProcessPool
 from wfserve.workers.process import warm_up
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from wfserve.config import Config
+    from wfserve.registry.stageplan import StagePlan
     from wfserve.state.durable import State
     from wfserve.transport.base import Arena
+    from wfserve.workers.base import Listener
+    from wfserve.workers.lending import Lender
 
 log = logging.getLogger(__name__)
 GC_THRESHOLDS = 20_000, 20, 20  # a request makes some 100 objects; Python's own 700 collect every few of them
 TRIM_INTERVAL = 10.0  # seconds between returns of free memory to the system
 
 
-def _transport(arena_size: int, pinned_size: int) -> ShmTransport:
+def _transport(config: Config, pinned_size: int, *, lends: bool) -> ShmTransport:
+    """Return the segments of this process; those of front ends get the same shares of payload memory."""
     try:
-        return ShmTransport(arena_size, pinned_bytes=pinned_size)
+        if lends:
+            return JoinableTransport(config.arena_size // (config.processes + 1), pinned_bytes=pinned_size)
+        return ShmTransport(config.arena_size, pinned_bytes=pinned_size)
     except OSError as error:  # its address space is limited (ulimit -v), or there is no memfd
         raise ConfigError(f"cannot reserve shared memory for payloads: {error}") from None
 
 
-async def _keep_trim(arena: Arena) -> None:
+async def keep_trim(arena: Arena) -> None:
     """Give free payload memory back to the system now and then."""
     while True:
         await trio.sleep(TRIM_INTERVAL)
         arena.trim()
 
 
+def spare_collections() -> None:
+    """Keep what has been loaded out of garbage collections, and have fewer of them."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+
+
 async def _warm_up() -> None:
     """Load what takes seconds, and keep it out of garbage collections, which stop every request."""
     try:
         await trio.to_thread.run_sync(warm_up)
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*GC_THRESHOLDS)
+        spare_collections()
     except OSError as error:  # the first worker will try again, and whoever wants it is told
         log.warning("cannot start the fork server: %s", error)
+
+
+def _open_pool(
+    transport: ShmTransport, server: int, lender: Lender | None, plan: StagePlan, listener: Listener
+) -> ProcessPool:
+    if lender is None:
+        return ProcessPool(plan.chain, plan.pool, transport, server, listener)
+    return LendingPool(plan.chain, plan.pool, transport, server, listener, lender)
 
 
 def _state(config: Config) -> State:
@@ -70,22 +93,25 @@ def _state(config: Config) -> State:
 
 
 @asynccontextmanager
-async def open_registry(config: Config) -> AsyncIterator[Registry]:
+async def open_registry(config: Config, lender: Lender | None = None) -> AsyncIterator[Registry]:
     """Open a registry in which nothing runs yet; leaving the block ends every workflow, the state stays.
+
+    With a `lender`, front ends can use its workers, too.
 
     Raises `ConfigError` if another server uses the state directory, it cannot be used, or payload memory
     cannot be reserved.
     """
     gpus = await count(os.environ, config.number_of_gpu)
     pinned_size = pinned_bytes(config.pinned_size, gpus)
-    with exclusive(config.state_dir), _transport(config.arena_size, pinned_size) as transport:
+    with exclusive(config.state_dir), _transport(config, pinned_size, lends=lender is not None) as transport:
         await remove(config.state_dir / WORK)  # of a server that was killed
         with closing(await trio.to_thread.run_sync(_state, config)) as state:
             server = os.pidfd_open(os.getpid())
             try:
                 async with trio.open_nursery() as nursery:
-                    registry = Registry(config, transport, server, nursery, Gpus(gpus), state)
-                    nursery.start_soon(_keep_trim, transport.arena)
+                    open_pool = partial(_open_pool, transport, server, lender)
+                    registry = Registry(config, transport, open_pool, nursery, Gpus(gpus), state)
+                    nursery.start_soon(keep_trim, transport.arena)
                     if config.metrics_mode == "log":
                         nursery.start_soon(keep_log, registry)
                     nursery.start_soon(_warm_up)

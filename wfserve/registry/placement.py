@@ -108,6 +108,10 @@ class Seats:
         self._gpus = gpus
         self._own = itertools.cycle(placement.gpus)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Go to another process, which starts no workers, as where they go."""
+        return Seats, (self.placement, Gpus(self._gpus.count))
+
     def take(self) -> int | None:
         """Return the GPU of one more worker, None if it has none."""
         if not self.placement.on_gpu:

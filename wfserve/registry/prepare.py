@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -104,10 +104,16 @@ class Blueprint:
     graph: Graph
     nodes: Mapping[str, NodePlan]
     directory: Path
+    pools: Mapping[tuple[str, ...], int] = field(default_factory=dict)  # of another process, by chain
 
     def plan(self) -> Plan:
         """Divide the nodes into stages."""
         return plan(self.graph, {node: each.facts() for node, each in self.nodes.items()})
+
+    @property
+    def chains(self) -> tuple[tuple[str, ...], ...]:
+        """Return the nodes of each stage: as planned, or as they are where the pools are kept."""
+        return tuple(self.pools) or self.plan().stages
 
     def resized(self, node: str, minimum: int, maximum: int) -> Blueprint:
         """Return the blueprint with other numbers of workers for one node."""
@@ -128,11 +134,12 @@ class Blueprint:
             tuple(each.seats for each in nodes),
             pins_results=self._pins_results(chain),
             shared=any(each.settings.share for each in nodes),
+            number=self.pools.get(tuple(chain), 0),
         )
 
     def stages(self) -> dict[tuple[str, ...], StagePlan]:
         """Return the plans of all stages, by their nodes."""
-        return {chain: self.stage(chain) for chain in self.plan().stages}
+        return {chain: self.stage(chain) for chain in self.chains}
 
     @property
     def pins_bodies(self) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import orjson
 import trio
@@ -39,10 +39,20 @@ RECORDER = Author("recorder")
 REST = 10.0  # seconds after a request that could not be kept
 
 
+class Recorder(Protocol):
+    """Keeps requests that were answered."""
+
+    def recording(self, workflow: Workflow, request: Request) -> Recording | None:
+        """Return a copy of `request`, to keep once a default has answered it; None if it cannot be."""
+
+    def record_soon(self, workflow: Workflow, body: bytes, headers: Mapping[str, str]) -> None:
+        """Keep a request that was answered, unless another one is just being kept."""
+
+
 class Recording:
     """A copy of one request while it is answered; let go when the block ends."""
 
-    def __init__(self, samples: Samples, workflow: Workflow, request: Request) -> None:
+    def __init__(self, samples: Recorder, workflow: Workflow, request: Request) -> None:
         self._samples = samples
         self._workflow = workflow
         self._request = request._replace(headers=request.headers.share(), body=request.body.share())

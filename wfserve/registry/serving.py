@@ -118,6 +118,10 @@ class Serving:
             for plan in workflow.blueprint.nodes.values()
         }
 
+    def find(self, name: str) -> Served | None:
+        """Return what is served as `name`, if anything is."""
+        return self._served.get(name)
+
     def served(self, name: str) -> Served:
         """Return what is served as `name`. Raises `WorkflowNotFoundError`."""
         served = self._served.get(name)

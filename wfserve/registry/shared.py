@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
+    from wfserve.registry.line import OpenPool
     from wfserve.registry.prepare import Model
     from wfserve.registry.stageplan import StagePlan
     from wfserve.scheduling.tally import Tally
-    from wfserve.transport.base import Transport
     from wfserve.workers.pool import ProcessPool
 
 log = logging.getLogger(__name__)
@@ -83,9 +83,9 @@ class SharedModels:
 class _Set:
     """The workers of one line, and the nodes that use them."""
 
-    def __init__(self, plan: StagePlan, transport: Transport, server: int) -> None:
+    def __init__(self, plan: StagePlan, open_pool: OpenPool) -> None:
         self.plan = plan
-        self.line = Line(plan, transport, server)
+        self.line = Line(plan, open_pool)
         self.users: list[Share] = []
         self.scope = trio.CancelScope()
         self.loaded = trio.Event()  # or it has failed to
@@ -96,9 +96,8 @@ class _Set:
 class SharedLines:
     """The lines that nodes share, in tasks of `nursery`."""
 
-    def __init__(self, transport: Transport, server: int, nursery: trio.Nursery) -> None:
-        self._transport = transport
-        self._server = server
+    def __init__(self, open_pool: OpenPool, nursery: trio.Nursery) -> None:
+        self._open_pool = open_pool
         self._nursery = nursery
         self._sets: list[_Set] = []
 
@@ -125,7 +124,7 @@ class SharedLines:
         return next((each for each in self._sets if each.plan.is_alike(plan)), None)
 
     def _started(self, plan: StagePlan) -> _Set:
-        made = _Set(plan, self._transport, self._server)
+        made = _Set(plan, self._open_pool)
         self._sets.append(made)
         self._nursery.start_soon(self._keep, made)
         return made
@@ -215,7 +214,8 @@ class Share:
         if self.common.is_alike(common):
             return True
         alone = self._set is not None and self._set.users == [self]
-        return alone and self.common.chain == common.chain and self._lines.find(common) is None
+        same = (self.common.chain, self.common.number) == (common.chain, common.number)
+        return alone and same and self._lines.find(common) is None
 
     def configure(self, plan: StagePlan) -> None:
         """Schedule as `plan` says, which it `serves`."""

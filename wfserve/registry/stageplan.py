@@ -26,6 +26,7 @@ class StagePlan:
     seats: tuple[Seats, ...]  # of each node's workers
     pins_results: bool
     shared: bool  # by its node with equal ones, wherever these stand
+    number: int = 0  # of the pool, if another process keeps it
 
     def common(self) -> StagePlan:
         """Return the plan of the one stage of all nodes that may share workers with this one.
@@ -42,7 +43,7 @@ class StagePlan:
 
         Where they go is said by the archive, which is the same then.
         """
-        ours, theirs = ((plan.chain, plan.settings, plan.pins_results) for plan in (self, other))
+        ours, theirs = ((plan.chain, plan.settings, plan.pins_results, plan.number) for plan in (self, other))
         return ours == theirs
 
     def shares(self, other: StagePlan) -> bool:
@@ -54,7 +55,11 @@ class StagePlan:
         """Return how its pool starts, and where its workers go."""
         place = partial(placed, seats=self.seats)
         return PoolSettings(
-            self.settings.min_workers, self.settings.startup_timeout, place, self.pins_results
+            self.settings.min_workers,
+            self.settings.startup_timeout,
+            place,
+            self.pins_results,
+            patience=sum(step.timeout for step in self.settings.steps),
         )
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from wfserve.config import Config
     from wfserve.measure.definitions import Definitions
     from wfserve.registry.identity import Identity
+    from wfserve.registry.line import OpenPool
     from wfserve.registry.placement import Gpus
     from wfserve.registry.prepare import Model, Opening
     from wfserve.registry.sources import Archives
@@ -37,7 +38,7 @@ class Starter:
         self,
         config: Config,
         transport: Transport,
-        server: int,
+        open_pool: OpenPool,
         gpus: Gpus,
         definitions: Definitions,
         nursery: trio.Nursery,
@@ -45,12 +46,12 @@ class Starter:
         self._config = config
         self._definitions = definitions
         self._transport = transport
-        self._server = server
+        self._open_pool = open_pool
         self._gpus = gpus
         self._nursery = nursery
         self._work = config.state_dir / WORK
         self._models = SharedModels(self._work)
-        self._lines = SharedLines(transport, server, nursery)
+        self._lines = SharedLines(open_pool, nursery)
 
     async def start(
         self,
@@ -77,7 +78,7 @@ class Starter:
                 sharing=partial(self._share, held),
                 identified=identified,
             )
-            workflow = Workflow(blueprint, self._transport, self._server, self._lines, self._definitions)
+            workflow = Workflow(blueprint, self._transport, self._open_pool, self._lines, self._definitions)
             await self._nursery.start(self._keep, workflow, held.pop_all(), ended)
         return workflow
 

@@ -29,10 +29,11 @@ from wfserve.scheduling.tally import Tally
 from wfserve.workers.base import LoadError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from wfserve.dag.walk import Answer, Request
     from wfserve.measure.definitions import Definitions
+    from wfserve.registry.line import OpenPool
     from wfserve.registry.prepare import Blueprint, NodePlan
     from wfserve.registry.shared import SharedLines
     from wfserve.registry.stageplan import StagePlan
@@ -63,7 +64,7 @@ class Workflow:
         self,
         blueprint: Blueprint,
         transport: Transport,
-        server: int,
+        open_pool: OpenPool,
         shared: SharedLines,
         definitions: Definitions = EVERYTHING,
     ) -> None:
@@ -74,9 +75,9 @@ class Workflow:
         self.measured = RequestCounts()
         self.arrivals = Arrivals()
         self.bodies = Bodies(blueprint, transport)
-        self._transport = transport
-        self._server = server
+        self._open_pool = open_pool
         self._shared = shared
+        self.on_change: Callable[[], object] = bool  # told when requests run by another blueprint
         self._requests: set[Walk | Call] = set()
         self._nursery: trio.Nursery | None = None
         self._closing = trio.Event()
@@ -93,13 +94,14 @@ class Workflow:
             for node, plan in blueprint.nodes.items()
         }
         self._lines = Lines(blueprint.stages(), self._line)
+        self.in_force = blueprint  # what requests run by; `blueprint` is what they will, after a change
 
     def _line(self, plan: StagePlan) -> Line | Share:
         tallies = [self._tallies[node] for node in plan.nodes]
         if plan.shared:
             version = self.version if self.blueprint.given else None
             return Share(plan, version, self._shared, tallies[0])
-        return Line(plan, self._transport, self._server, tallies)
+        return Line(plan, self._open_pool, tallies)
 
     def _routed(self) -> Route:
         lines = self._lines.by_chain
@@ -144,6 +146,7 @@ class Workflow:
             await self._closing.wait()
             with trio.move_on_after(drain):
                 await self._until(lambda: not self._requests)
+                await _unused(self._lines.by_chain.values())
         finally:  # however it ends: without its dispatchers a request would wait for ever
             self.close()
             for visit in self._requests:
@@ -180,6 +183,7 @@ class Workflow:
         in_place = (as_before or len(chain) == 1) and line.serves(plan)
         if in_place:
             line.configure(plan)
+            self._now_in_force(node)
         outrun = self._changing.locked()  # by an exchange that was planned without this
         if not (in_place and as_before and not outrun) and self._nursery is not None:
             self._changes += 1
@@ -210,6 +214,25 @@ class Workflow:
             if self._nursery is not None and not self.closing:  # else all of them end
                 self._nursery.start_soon(self._retire, left)
 
+    async def follow(self, blueprint: Blueprint) -> None:
+        """Run new requests by `blueprint`, as another process does that keeps the workers."""
+        async with self._changing:
+            self.blueprint = blueprint
+            _, left = await self._exchange_lines()
+            if self._nursery is not None:
+                self._nursery.start_soon(self._retire, left)
+
+    def lent(self) -> Blueprint:
+        """Return what another process needs to run requests on these workers."""
+        pools = {chain: line.pool.number for chain, line in self._lines.by_chain.items()}
+        return replace(self.in_force, pools=pools)
+
+    def _now_in_force(self, *nodes: str) -> None:
+        """Note that requests run by the settings of `nodes` as they are now."""
+        settings = {node: self.blueprint.nodes[node] for node in nodes}
+        self.in_force = replace(self.blueprint, nodes={**self.in_force.nodes, **settings})
+        self.on_change()
+
     async def _exchange(self, node: str, before: NodePlan | None) -> None:
         """Start the stages that are planned now, let new requests take them, and end those they replace.
 
@@ -234,12 +257,14 @@ class Workflow:
         failed, left = await self._lines.exchange(self.blueprint.stages(), self._nursery)
         if not failed:
             self.route = self._routed()
+            self._now_in_force(*self.blueprint.nodes)
         return [self._not_started(node) for node in failed], Left(before, left)
 
     async def _retire(self, left: Left) -> None:
         """End the stages that have been left, once the last request has ended that began with them."""
         if left.lines:
             await self._until(lambda: all(visit.route is not left.route for visit in self._requests))
+        await _unused(left.lines)
         for line in left.lines:
             await line.retire()
 
@@ -372,6 +397,13 @@ class Workflow:
         """Whether every node has as many living workers as it wants at least."""
         lines = self._lines.by_chain.values()
         return all(_alive(line.pool) >= line.stage.settings.min_workers for line in lines)
+
+
+async def _unused(lines: Iterable[Line | Share]) -> None:
+    """Return when no other process uses the workers of `lines` that end with them."""
+    for line in lines:
+        if isinstance(line, Line) or not line.others:
+            await line.pool.unused()
 
 
 def _alive(pool: Pool) -> int:

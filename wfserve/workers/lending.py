@@ -28,9 +28,10 @@ from wfserve.workers.loans import (
     Returned,
     Settle,
     Settled,
+    Unloadable,
     Want,
 )
-from wfserve.workers.pool import ProcessPool
+from wfserve.workers.turns import TurnsPool
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -105,7 +106,7 @@ class Lender:
             pool.lost(front)
 
 
-class LendingPool(ProcessPool):
+class LendingPool(TurnsPool):
     """A pool whose workers front ends use, too; `transport` lets others join them."""
 
     def __init__(
@@ -168,6 +169,11 @@ class LendingPool(ProcessPool):
         state, _ = super()._rank(replica)
         return state, -len(replica.lent.difference(*self._spared.values()))
 
+    def _report(self, failure: str) -> None:
+        super()._report(failure)
+        for front in self._wants:
+            front.send(Unloadable(self.number, failure))
+
     def _want(self, front: Front, wanted: int) -> None:
         self._wants[front] = wanted
         self._rescale()
@@ -183,26 +189,39 @@ class LendingPool(ProcessPool):
         for front in list(self._wants):
             self._offer(front, [replica])
 
+    def _done(self, replica: Replica, message: Message) -> None:
+        super()._done(replica, message)
+        for front in self._wants:
+            self._offer(front, [replica])
+
     def _offer_more(self, front: Front) -> None:
         """Lend what a front end has returned and would have again."""
         if self._wants[front] > sum(loan.front is front for loan in self._loans.values()):
             self._offer(front, self._replicas)
 
     def _offer(self, front: Front, replicas: Iterable[Replica]) -> None:
-        """Lend those of `replicas` that have loaded and that the front end does not have."""
+        """Lend those of `replicas` that are idle here and that the front end does not have.
+
+        One that runs a batch follows: it may wait for memory, and would hear of nothing else.
+        """
         has = {loan.worker for loan in self._loans.values() if loan.front is front}
         for replica in replicas:
-            worker = replica.worker
-            if worker is not None and replica.ready and not replica.leaving and worker not in has:
+            worker, free = replica.worker, replica.ready and replica.batch is None and not replica.leaving
+            if worker is not None and free and worker not in has:
                 with self._distrusting(replica, worker):
                     self._lend(front, replica, worker)
 
     def _lend(self, front: Front, replica: Replica, worker: Worker) -> None:
         assert isinstance(worker.link, JoinableLink)
-        introduction = worker.link.introduce(front.segment, front.segment_fd)
+        try:
+            introduction = worker.link.introduce(front.segment, front.segment_fd)
+        except OSError as error:
+            log.error("%s: worker %d cannot be lent: %s", self._name, worker.pid, error.strerror)
+            return
         loan = Loan(next(self._lender.loan_numbers), front, replica, worker, introduction)
         self._loans[loan.number] = loan
         replica.lent.add(loan.number)
+        replica.joined = True
         offer = Offered(self.number, loan.number, replica.number, worker.pid, worker.started)
         front.send(offer, *introduction.rings, worker.pidfd)
 
@@ -220,6 +239,7 @@ class LendingPool(ProcessPool):
         if any(loan.introduction.written > 1 for loan in loans):  # more than that it was ready
             replica.deaths = 0
         replica.lent.clear()
+        replica.joined = False
         super()._bury(replica)
 
     def lost(self, front: Front) -> None:

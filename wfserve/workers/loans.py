@@ -45,6 +45,13 @@ class Settled(NamedTuple):
     failure: str | None = None
 
 
+class Unloadable(NamedTuple):
+    """A worker of the pool could not load; it is tried again."""
+
+    pool: int
+    reason: str
+
+
 class Open(NamedTuple):
     """A front end uses a pool from now on."""
 
@@ -88,5 +95,5 @@ class Settle(NamedTuple):
     ticket: int
 
 
-ToFront = Offered | Opened | Recalled | Settled
+ToFront = Offered | Opened | Recalled | Settled | Unloadable
 FromFront = Open | Close | Want | Returned | Kill | Settle

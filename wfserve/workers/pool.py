@@ -78,6 +78,7 @@ class ProcessPool:
     ) -> None:
         self._chain = tuple(chain)
         self._name = stage_name(chain)
+        self.number = 0  # by which other processes know it
         self._settings = settings
         self._transport = transport
         self._server = server
@@ -147,8 +148,11 @@ class ProcessPool:
         log.error("%s: %s", self._chain[failure.step].name, failure.message)
         self._load_failures += 1
         self._last_failure = failure
-        self._listener.replica_failed(f"Worker for {self._chain[failure.step].name} did not load.")
+        self._report(f"Worker for {self._chain[failure.step].name} did not load.")
         self._tell()
+
+    def _report(self, failure: str) -> None:
+        self._listener.replica_failed(failure)
 
     def _tell(self) -> None:
         self._news.set()

@@ -34,6 +34,7 @@ class Replica:
         self.worker: Worker | None = None
         self.deaths = 0  # in a row, without a completed batch
         self.lent: set[int] = set()  # loans of its worker to other processes
+        self.joined = False  # by other processes: the worker says when it begins with a batch
         self.kept: list[Payload] = []  # inputs of earlier batches that the worker still looks at
         self.vacate("STARTING")
 

@@ -1,0 +1,44 @@
+"""A question to another process is answered, or given up after some time: nobody waits for ever."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import trio
+
+from wfserve.front.messages import Ask
+
+if TYPE_CHECKING:
+    from wfserve.front.messages import Answer, Question
+    from wfserve.transport.channel import Channel
+
+PATIENCE = 2.0  # seconds
+
+
+class Questions:
+    """What was asked over one channel and has not been answered."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._tickets = itertools.count(1)
+        self._open: dict[int, trio.Event] = {}
+        self._values: dict[int, object] = {}
+
+    async def ask(self, what: Question) -> object:
+        """Return the answer, None if there is none within `PATIENCE`."""
+        ticket, answered = next(self._tickets), trio.Event()
+        self._open[ticket] = answered
+        try:
+            self._channel.send(Ask(ticket, what))
+            with trio.move_on_after(PATIENCE):
+                await answered.wait()
+            return self._values.pop(ticket, None)
+        finally:
+            del self._open[ticket]
+
+    def hear(self, answer: Answer) -> None:
+        """Give an answer to whoever waits for it, if anybody does."""
+        if answer.ticket in self._open:
+            self._values[answer.ticket] = answer.value
+            self._open[answer.ticket].set()
