@@ -92,6 +92,7 @@ bench: install ## measure each layer and the whole; SECONDS_PER_CELL=5
 	$(BIN)/python -m bench.workloads.build --out $(WORKLOADS)
 	$(BIN)/python -m bench.walk --store $(WORKLOADS) --workflow seq-native.war --body $(WORKLOADS)/seq.bin
 	$(BIN)/python -m bench.serve --seconds $(SECONDS_PER_CELL)
+	$(BIN)/python -m bench.front
 	$(BIN)/python -m bench.restart
 	$(BIN)/python -m bench.shared
 
