@@ -36,6 +36,9 @@ def obey(data, context):
     word = bytes(data[0].get("body")).decode()
     if word == "hang":
         time.sleep(3600)
+    elif word == "wait":
+        while not os.path.exists("go"):
+            time.sleep(0.001)
     elif word == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     elif word == "raise":

@@ -185,3 +185,20 @@ async def test_what_a_handler_keeps_of_a_process_that_left_stays_readable(
     worker.first.call(1, b"other")
     assert await worker.first.result(1) == b"kept"
     worker.stop()
+
+
+async def test_a_batch_that_was_withdrawn_is_not_begun(start: Callable[[str], Worker]) -> None:
+    worker = start("def handle(data, context):\n    return data and [bytes(row['body']) for row in data]\n")
+    assert (await worker.first.next()).kind == MessageKind.READY
+    five = worker.join(5)
+    assert (await five.next()).kind == MessageKind.READY
+    for host in (five, worker.first):
+        progress.forget(host.scratch.buffer)
+        progress.withdraw(host.scratch.buffer, 1)
+        host.call(1, b"withdrawn")
+        dropped = await host.next()
+        assert (dropped.kind, dropped.tag) == (MessageKind.DROPPED, 1)
+        assert progress.read(host.scratch.buffer, 1) is None
+        host.call(2, b"next")
+        assert await host.result(2) == b"next"
+    worker.stop()

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 
@@ -40,19 +41,47 @@ def test_a_worker_that_dies_in_every_attempt(server):
     assert server.predict("obey", b"next").content == b"next"
 
 
-def test_a_client_that_leaves_takes_its_queued_work_along(server):
-    """One request runs, one waits; the one that waits hangs up and is out of the queue."""
-    if server.kind == "fronts":
-        pytest.skip("another front end's request waits at the worker")
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(server.predict, "obey", b"sleep 2")
+def test_clients_that_leave_take_their_queued_work_along(server):
+    leave_behind_another(server, "/wfpredict/obey")
+
+
+def leave_behind_another(server, path):
+    """One request runs, others wait; those hang up, and the worker begins with none of them.
+
+    They wait in the queue; those of another front end may have one wait at the worker.
+    """
+    deaths = count_of(server, "wfserve_worker_deaths_total")
+    with ThreadPoolExecutor(1) as pool, ExitStack() as leaving:
+        running = pool.submit(server.call, "POST", path, api="inference", content=b"sleep 2")
         wait_for_metric(server, "wfserve_node_running", 1)
-        with socket.create_connection(("127.0.0.1", server.ports["inference"])) as client:
-            client.sendall(b"POST /wfpredict/obey HTTP/1.1\r\nhost: x\r\ncontent-length: 7\r\n\r\nsleep 9")
-            wait_for_metric(server, "wfserve_node_queued", 1)
+        for waiting in range(1, 7):
+            client = leaving.enter_context(socket.create_connection(("127.0.0.1", server.ports["inference"])))
+            head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 8\r\n\r\n"
+            client.sendall(head.encode() + b"sleep 60")
+            wait_until(lambda waiting=waiting: under_way(server) == 1 + waiting)
+        assert server.kind == "fronts" or count_of(server, "wfserve_node_running") == 1
+        leaving.close()
         wait_for_metric(server, "wfserve_node_queued", 0)
         assert not running.done()
         assert running.result().content == b"sleep 2"
+        wait_until(lambda: under_way(server) == 0)
+    assert server.predict("obey", b"next").content == b"next"
+    assert count_of(server, "wfserve_worker_deaths_total") == deaths  # none had to be stopped
+
+
+def count_of(server, name):
+    return server.metric(name, workflow="obey", node="obey")
+
+
+def under_way(server):
+    return count_of(server, "wfserve_node_queued") + count_of(server, "wfserve_node_running")
+
+
+def wait_until(holds):
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def wait_for_metric(server, name, value, workflow="obey", node="obey"):

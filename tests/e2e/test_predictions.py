@@ -1,7 +1,6 @@
 """One node called alone, as TorchServe's clients call a model, on our server and on hypercorn."""
 
 import io
-import socket
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,7 +8,7 @@ import pytest
 import torch
 
 from tests.archives import pack
-from tests.e2e.test_faults import wait_for_metric
+from tests.e2e.test_faults import leave_behind_another
 from wfserve.archive.pack import ModelArchiveOptions, pack_model
 
 MODEL = """
@@ -268,19 +267,8 @@ def test_explanations(server, store):
     )
 
 
-def test_a_client_that_leaves_takes_its_call_along(server):
-    """One call runs, one waits; the one that waits hangs up and is out of the queue."""
-    with ThreadPoolExecutor(1) as pool:
-        path = "/predictions/obey__obey"
-        running = pool.submit(call, server, path, b"sleep 2", content_type="x/y")
-        wait_for_metric(server, "wfserve_node_running", 1)
-        with socket.create_connection(("127.0.0.1", server.ports["inference"])) as client:
-            head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 7\r\n\r\n"
-            client.sendall(head.encode() + b"sleep 9")
-            wait_for_metric(server, "wfserve_node_queued", 1)
-        wait_for_metric(server, "wfserve_node_queued", 0)
-        assert not running.done()
-        assert running.result().content == b"sleep 2"
+def test_clients_that_leave_take_their_calls_along(server):
+    leave_behind_another(server, "/predictions/obey__obey")
 
 
 def test_walks_and_calls_share_a_node_and_keep_their_results(server):

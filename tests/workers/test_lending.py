@@ -135,3 +135,29 @@ async def test_workers_that_have_served_start_again_at_once(tmp_path):
             with trio.fail_after(3):
                 await bench.recorder.until(lambda ready=ready: bench.recorder.ready > ready)
         assert office.pool.statistics().deaths == 8
+
+
+async def test_a_batch_that_was_withdrawn_is_lost_at_its_turn(tmp_path):
+    """And only then: until it comes, the worker may yet touch what was lent with the batch."""
+    async with lending(tmp_path) as office, office.front() as one, office.front() as other:
+        pid = office.pool.statistics().replicas[0].pid
+        first = one.submit("wait")
+        await begun(one, first)
+        waits = other.submit("hang")
+        other.pool.withdraw(waits)
+        assert other.pool.idle == 0
+        (tmp_path / "go").touch()
+        assert words(await one.recorder.outcome(first)) == ["wait"]
+        assert isinstance(await other.recorder.outcome(waits), str)
+        assert not waits.begun
+        assert words(await other.run("a")) == ["a"]
+        assert [each.pid for each in office.pool.statistics().replicas] == [pid]
+
+
+async def test_a_batch_that_has_begun_cannot_be_withdrawn(tmp_path):
+    async with lending(tmp_path) as office, office.front() as front:
+        batch = front.submit("wait")
+        await begun(front, batch)
+        front.pool.withdraw(batch)
+        (tmp_path / "go").touch()
+        assert words(await front.recorder.outcome(batch)) == ["wait"]

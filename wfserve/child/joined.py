@@ -4,7 +4,8 @@
     first    ╰────────────── on the link that was joined ─────────────╯
 
 Each process has its own rings, segment and scratch memory, and numbers its batches by itself. A batch that
-waits while another process's runs is told by the scratch memory: the worker says when it begins.
+waits while another process's runs is told by the scratch memory: the worker says when it begins, and does not
+if the process has withdrawn it by then (DROPPED).
 """
 
 from __future__ import annotations
@@ -76,14 +77,7 @@ class Joined:
     def _obey(self, number: int, message: Message) -> None:
         match message.kind:
             case MessageKind.CALL:
-                host = self._hosts[number]
-                progress.note(host.scratch, message.tag, 0)
-                try:
-                    host.answering.answer(message)
-                except Stopped:
-                    if number == FIRST:
-                        raise
-                    self._leave(number)
+                self._answer(number, self._hosts[number], message)
             case MessageKind.JOIN if number == FIRST:
                 segment = message.descriptor.segment
                 self._links[segment] = self._first.join(segment)
@@ -96,6 +90,18 @@ class Joined:
                 self._leave(number)
             case _:
                 raise FrameError(f"message {message.kind} is not for a worker")
+
+    def _answer(self, number: int, host: Host, message: Message) -> None:
+        if progress.withdrawn(host.scratch, message.tag):
+            self._links[number].send(Message(MessageKind.DROPPED, message.tag, NOWHERE))
+            return
+        progress.note(host.scratch, message.tag, 0)
+        try:
+            host.answering.answer(message)
+        except Stopped:
+            if number == FIRST:
+                raise
+            self._leave(number)
 
     def _leave(self, number: int) -> None:
         self._first.leave(number)

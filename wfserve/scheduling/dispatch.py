@@ -190,6 +190,7 @@ class Stage:
             return
         self._tallies_of(ticket.item)[ticket.item.first].counts.abandoned += 1
         if self._running.abandon(ticket.batch, ticket):
+            self.pool.withdraw(ticket.batch)
             self._alarm.ring()  # nobody's timer will stop this batch if it hangs: `serve` has to
         ticket.batch = None
 

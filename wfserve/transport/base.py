@@ -54,6 +54,7 @@ class MessageKind(enum.IntEnum):
     GROW = 19  # tag: batch number; descriptor.length: bytes wanted beyond the lent extents
     RELEASE = 20  # descriptor: an input the child kept looking at after its batch, and now has dropped
     LEFT = 21  # the child has forgotten a process that it had joined, and touches nothing of it any more
+    DROPPED = 22  # tag: number of a batch that was withdrawn before the child began with it
 
 
 class Message(NamedTuple):

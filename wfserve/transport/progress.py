@@ -1,6 +1,7 @@
 """How far a worker is with its batch, written by it into its scratch memory and read by the server at will.
 
     word      step (8 bits), low bits of the batch's tag (8), item (16), milliseconds of the clock (32)
+    withdrawn tag of the batch that need not begin any more: the one word here that the server writes
     records   one for odd and one for even steps: tag, step, and where what `encode_passed` wrote lies
 
 Nobody is woken by it: the server looks when a timer rings or the worker is dead. The word is written at once,
@@ -18,7 +19,8 @@ from wfserve.transport.base import Descriptor
 
 _WORD = struct.Struct("@Q")  # native and aligned: one store
 _RECORD = struct.Struct("<QIIQQ")
-_RECORDS_AT = 8
+_WITHDRAWN_AT = 8
+_RECORDS_AT = 16
 SIZE = _RECORDS_AT + 2 * _RECORD.size
 _CLOCK = 2**32
 _NOTHING = 2**64 - 1
@@ -36,6 +38,18 @@ class Progress(NamedTuple):
 def forget(view: memoryview) -> None:
     """Say that nothing has begun: for whoever lends the memory, before a batch is sent."""
     _WORD.pack_into(view, 0, _NOTHING)
+    _WORD.pack_into(view, _WITHDRAWN_AT, _NOTHING)
+
+
+def withdraw(view: memoryview, tag: int) -> None:
+    """Say that the batch `tag` need not begin: for whoever lends the memory. A worker may begin meanwhile."""
+    _WORD.pack_into(view, _WITHDRAWN_AT, tag)
+
+
+def withdrawn(view: memoryview, tag: int) -> bool:
+    """Whether the batch `tag` need not begin."""
+    (word,) = _WORD.unpack_from(view, _WITHDRAWN_AT)
+    return bool(word == tag)
 
 
 def note(view: memoryview, tag: int, step: int, item: int = 0) -> None:

@@ -8,7 +8,8 @@ tests on a virtual clock; `tests/workers/test_conformance.py` holds for both.
 A pool is told what to do by plain calls that never block, and answers through its `Listener`:
 
     submit(items) ──▶ Batch ──┬─▶ batch_done(batch, outcomes)   the replica answered, an outcome an item
-                              └─▶ batch_lost(batch, why)        it died, was stopped, or the pool closed
+                              └─▶ batch_lost(batch, why)        it died, was stopped, or the pool closed;
+                                                                or the batch was withdrawn
 
 A replica runs the nodes of a stage one after the other: its steps, mostly one. A batch begins with one step
 and ends with one, for all of its items. Whatever happens to an item on the way, it need not begin again: the
@@ -188,7 +189,7 @@ class Batch:
     until: float = math.inf  # the listener's: when it has taken as long as it may
     ran: Sequence[Ran] = ()  # a step each from the first on, once it is done
     lost_at: int = 0  # step, once it is lost
-    begun: bool = True  # False if it was lost while it waited for others': nothing of it is to blame
+    begun: bool = True  # False if it waited for others' until it was lost: nothing of it is to blame
     reached: dict[int, Payload] = field(default_factory=dict)  # inputs of that step by item; the listener's
 
     @property
@@ -207,7 +208,7 @@ class Listener(Protocol):
         """
 
     def batch_lost(self, batch: Batch, reason: str) -> None:
-        """Report that the replica of `batch` is dead: nothing of the batch runs any more."""
+        """Report that nothing of `batch` runs any more: its replica is dead, or has not begun with it."""
 
     def replica_ready(self) -> None:
         """Report that a replica became idle other than by finishing a batch: it has just been loaded."""
@@ -267,6 +268,12 @@ class Pool(Protocol):
         """Kill the replica that runs `batch`; `batch_lost` follows once it is dead.
 
         Unless it has answered already: then `batch_done` does. Does nothing once the batch has been reported.
+        """
+
+    def withdraw(self, batch: Batch) -> None:
+        """Have `batch`, which nobody waits for, be lost at its turn if it still waits for others' then.
+
+        One that has begun goes on.
         """
 
     def scale(self, wanted: int) -> None:

@@ -143,6 +143,9 @@ class FakePool:
             batch.lost_at, _ = self._steps.get(batch, (batch.items[0].first, 0.0))
             self._scopes[batch].cancel()
 
+    def withdraw(self, batch: Batch) -> None:
+        """Do nothing: a batch begins when it is submitted."""
+
     def scale(self, wanted: int) -> None:
         """Add replicas at once, or drop those that do least."""
         if self._closing:

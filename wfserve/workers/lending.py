@@ -184,13 +184,8 @@ class LendingPool(TurnsPool):
             self._rescale()
         self._tell()
 
-    def _ready(self, replica: Replica) -> None:
-        super()._ready(replica)
-        for front in list(self._wants):
-            self._offer(front, [replica])
-
-    def _done(self, replica: Replica, message: Message) -> None:
-        super()._done(replica, message)
+    def _take_in(self, replica: Replica) -> None:
+        super()._take_in(replica)
         for front in self._wants:
             self._offer(front, [replica])
 

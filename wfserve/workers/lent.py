@@ -60,6 +60,10 @@ class BorrowedWorker:
         """Have what it said of an earlier batch not be taken for a later one's."""
         progress.forget(self._scratch.buffer)
 
+    def withdraw(self, number: int) -> None:
+        """Tell the worker not to begin with the batch of that number."""
+        progress.withdraw(self._scratch.buffer, number)
+
     def load_failure(self, _where: object) -> LoadError:
         """Refuse to believe that it could not load: else it would not have been offered."""
         raise FrameError("a worker that was lent says that it has not loaded")

@@ -354,6 +354,9 @@ class ProcessPool:
             replica.end = "timed out"
             replica.worker.kill()
 
+    def withdraw(self, batch: Batch) -> None:
+        """Do nothing: a batch begins when it is submitted."""
+
     def scale(self, wanted: int) -> None:
         """Start workers, or let go of those that do least; one that runs a batch may yet stay.
 

@@ -27,7 +27,7 @@ from wfserve.child.surroundings import OURS, SAFE_PATH
 from wfserve.errors import FrameError
 from wfserve.transport.base import NOWHERE, Message, MessageKind
 from wfserve.transport.message import decode_load_failure
-from wfserve.transport.progress import forget, read
+from wfserve.transport.progress import forget, read, withdraw
 from wfserve.workers.base import LoadError
 
 if TYPE_CHECKING:
@@ -174,6 +174,10 @@ class Worker:
     def forget_progress(self) -> None:
         """Have what it said of an earlier batch not be taken for a later one's."""
         forget(self._scratch.buffer)
+
+    def withdraw(self, number: int) -> None:
+        """Tell the child not to begin with the batch of that number, if others have joined it."""
+        withdraw(self._scratch.buffer, number)
 
     def load_failure(self, where: Descriptor) -> LoadError:
         """Return why a handler did not load, as the child wrote it into its scratch extent."""

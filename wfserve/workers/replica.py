@@ -51,6 +51,7 @@ class Replica:
         self.state = state
         self.worker = None
         self.batch: Batch | None = None
+        self.withdrawn: Batch | None = None  # that need not begin, if it has not
         self.lease: Lease | None = None
         self.ready = False
         self.failure: LoadError | None = None  # why it did not load

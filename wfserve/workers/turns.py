@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from wfserve.errors import FrameError
+from wfserve.transport.base import MessageKind
 from wfserve.workers.base import Whereabouts
 from wfserve.workers.pool import ProcessPool
 from wfserve.workers.replica import Replica
@@ -16,6 +18,7 @@ from wfserve.workers.replica import Replica
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from wfserve.transport.base import Message
     from wfserve.workers.base import Batch, Item
     from wfserve.workers.process import Worker
 
@@ -38,6 +41,32 @@ class TurnsPool(ProcessPool):
         if batch is not None and lease is not None and replica.joined:
             batch.begun = worker.progress(lease.number) is not None
         super()._ask_remains(replica, worker)
+
+    def _handle(self, replica: Replica, worker: Worker, message: Message) -> None:
+        if message.kind == MessageKind.DROPPED:
+            self._dropped(replica, message)
+        else:
+            super()._handle(replica, worker, message)
+
+    def _dropped(self, replica: Replica, message: Message) -> None:
+        """Report that a batch was not begun, which has been withdrawn."""
+        batch, lease = replica.batch, replica.lease
+        if batch is None or lease is None or (lease.number, batch) != (message.tag, replica.withdrawn):
+            raise FrameError(f"batch {message.tag} was dropped, which was not withdrawn")
+        batch.begun = False
+        lease.end()
+        replica.batch = replica.lease = replica.withdrawn = None
+        self._take_in(replica)
+        self._listener.batch_lost(batch, "withdrawn")
+
+    def withdraw(self, batch: Batch) -> None:
+        """Tell the worker of `batch` not to begin with it."""
+        replica = batch.replica
+        if not isinstance(replica, Replica) or replica.batch is not batch or not replica.joined:
+            return
+        if replica.worker is not None and replica.lease is not None:
+            replica.withdrawn = batch
+            replica.worker.withdraw(replica.lease.number)
 
     def whereabouts(self, batch: Batch) -> Whereabouts | None:
         """Return how far a running batch is; one that has not begun is at its first step since now."""
