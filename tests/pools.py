@@ -36,6 +36,8 @@ def obey(data, context):
     word = bytes(data[0].get("body")).decode()
     if word == "hang":
         time.sleep(3600)
+    elif word == "nap":
+        time.sleep(0.6)
     elif word == "wait":
         while not os.path.exists("go"):
             time.sleep(0.001)

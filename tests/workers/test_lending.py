@@ -8,7 +8,8 @@ import trio
 
 from tests.pools import PATIENCE, Bench, lending
 from tests.support import text
-from wfserve.workers import process
+from wfserve.workers import borrowing, process
+from wfserve.workers.lent import Offer
 
 ORDERED = pytest.mark.parametrize("replicas", [1, 2])
 
@@ -161,3 +162,37 @@ async def test_a_batch_that_has_begun_cannot_be_withdrawn(tmp_path):
         front.pool.withdraw(batch)
         (tmp_path / "go").touch()
         assert words(await front.recorder.outcome(batch)) == ["wait"]
+
+
+async def test_who_takes_a_worker_back_waits_for_others_batches(tmp_path):
+    """Each may take as long as one may, and is not to be lost with a front end that is none of its."""
+    async with lending(tmp_path, patience=0.9) as office, office.front() as other:
+        async with office.front() as dies:
+            first = dies.submit("nap")
+            await begun(dies, first)
+            second = other.submit("nap")
+            office.lender.lost(dies.front)
+            assert words(await other.recorder.outcome(second)) == ["nap"]
+        assert office.pool.statistics().deaths == 0
+
+
+async def test_a_worker_whose_descriptors_do_not_arrive_is_offered_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(borrowing, "NO_DESCRIPTORS", 0.01)
+    arrive, refused = Offer.of, []
+
+    def of(said, fds):
+        if len(refused) < 3:
+            refused.append(said.loan)
+            for fd in fds[2:]:
+                os.close(fd)
+            return arrive(said, fds[:2])
+        return arrive(said, fds)
+
+    monkeypatch.setattr(Offer, "of", of)
+    async with lending(tmp_path) as office, office.front() as front:
+        await front.recorder.until(lambda: front.pool.idle == 1)
+        assert words(await front.run("a")) == ["a"]
+        assert len(refused) == 3
+        assert office.pool.statistics().deaths == 0
+        (replica,) = office.pool._replicas
+        assert len(replica.lent) == 1

@@ -43,7 +43,8 @@ class Channel:
     def send(self, message: object, *fds: int) -> None:
         """Send `message`, with duplicates of `fds`; lost if the other end is gone, of which `receive` tells.
 
-        Raises `BufferError` if the other end takes nothing any more.
+        Raises `BufferError` if the other end takes nothing any more, and `OSError` if there is no descriptor
+        left for `fds`, or for a message that is too long for one datagram.
         """
         if self._broken:
             return
@@ -78,9 +79,9 @@ class Channel:
             await self._more.wait()
 
     async def receive(self) -> tuple[Any, list[int]]:
-        """Return the next message and its descriptors, the caller's now.
+        """Return the next message and its descriptors, the caller's now; fewer if there is no room for more.
 
-        Raises `trio.EndOfChannel` when the other end is gone.
+        Raises `trio.EndOfChannel` when the other end is gone, or what it says cannot be read for that reason.
         """
         while True:
             await trio.lowlevel.wait_readable(self._socket)
@@ -90,7 +91,7 @@ class Channel:
                 continue
             except OSError:
                 data, fds = b"", []
-            if not data:
+            if not data or (data == _IN_FILE and not fds):
                 raise trio.EndOfChannel
             return _message(data, fds), fds
 
@@ -129,12 +130,27 @@ def _message(data: bytes, fds: list[int]) -> object:
 def _datagram(message: object, fds: Sequence[int]) -> _Datagram:
     data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
     if len(data) < LONGEST:
-        return _Datagram(_INLINE + data, tuple(map(os.dup, fds)))
+        return _Datagram(_INLINE + data, _duplicates(fds))
     file = os.memfd_create("wfserve-message", os.MFD_CLOEXEC)
-    with open(os.dup(file), "wb") as whole:
-        whole.write(data)
-    os.lseek(file, 0, os.SEEK_SET)
-    return _Datagram(_IN_FILE, (*map(os.dup, fds), file))
+    try:
+        with open(file, "wb", closefd=False) as whole:
+            whole.write(data)
+        os.lseek(file, 0, os.SEEK_SET)
+        return _Datagram(_IN_FILE, (*_duplicates(fds), file))
+    except OSError:
+        os.close(file)
+        raise
+
+
+def _duplicates(fds: Sequence[int]) -> tuple[int, ...]:
+    made: list[int] = []
+    try:
+        for fd in fds:
+            made.append(os.dup(fd))  # noqa: PERF401 - those made before one fails are to be closed
+    except OSError:
+        _close(made)
+        raise
+    return tuple(made)
 
 
 def _close(fds: Sequence[int]) -> None:

@@ -18,7 +18,6 @@ import trio
 
 from wfserve.errors import ServiceUnavailableError
 from wfserve.transport.base import NOWHERE, Message, MessageKind
-from wfserve.transport.joining import Rings
 from wfserve.workers import process
 from wfserve.workers.base import LoadError
 from wfserve.workers.lent import BorrowedWorker, Offer, hold_until_dead
@@ -29,6 +28,7 @@ from wfserve.workers.loans import (
     Open,
     Opened,
     Recalled,
+    Refused,
     Returned,
     Settle,
     Settled,
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 OPENING = 5.0  # seconds for workers to answer that they have joined; they may be busy
 NO_MEMORY = 0.1  # seconds until it is asked for again
+NO_DESCRIPTORS = 1.0  # seconds until a worker is refused for that, which is offered again then
 
 
 class Borrower:
@@ -70,16 +71,16 @@ class Borrower:
         del self._pools[pool.number]
 
     def hear(self, message: ToFront, fds: Sequence[int]) -> None:
-        """Pass on what is said of a pool; workers that nobody is left to use are returned."""
+        """Pass on what is said of a pool; workers that nobody is left to use are refused."""
         pool = self._pools.get(message.pool)
         if isinstance(message, Offered):
-            *rings, pidfd = fds
-            offer = Offer(message, Rings(*rings), pidfd)
-            if pool is None:
+            offer = Offer.of(message, fds)
+            if pool is not None:
+                pool.offered(message, offer)
+                return
+            if offer is not None:
                 offer.close()
-                self.send(Returned(message.pool, message.loan, dead=False))
-            else:
-                pool.offered(offer)
+            self.send(Refused(message.pool, message.loan))
         elif pool is not None:
             pool.hear(message)
 
@@ -92,6 +93,7 @@ class BorrowedReplica(Replica):
         self.offer = offer
         self.created = offer.said.started
         self.recalled = False
+        self.forgotten = False  # our process, by the worker
         self.joined = True
 
 
@@ -155,16 +157,29 @@ class BorrowedPool(TurnsPool):
                         self._let_go(replica)
         self._tell()
 
-    def offered(self, offer: Offer) -> None:
-        """Use one more worker, unless the pool closes."""
+    def offered(self, said: Offered, offer: Offer | None) -> None:
+        """Use one more worker, unless the pool closes, or its descriptors have not arrived."""
+        refused = Refused(self.number, said.loan)
         if self._closing or self._nursery is None:
-            offer.close()
-            self._borrower.send(Returned(self.number, offer.said.loan, dead=False))
+            if offer is not None:
+                offer.close()
+            self._borrower.send(refused)
+            return
+        if offer is None:
+            log.error("%s: no descriptor is left for worker %d", self._name, said.pid)
+            self._nursery.start_soon(self._refuse_later, refused)
             return
         replica = BorrowedReplica(offer, self._chain)
         self._replicas.append(replica)
         self._replicas.sort(key=lambda each: each.number)
         self._nursery.start_soon(self._keep, replica)
+
+    async def _refuse_later(self, refused: Refused) -> None:
+        """Have a worker be offered again after a while."""
+        try:
+            await trio.sleep(NO_DESCRIPTORS)
+        finally:
+            self._borrower.send(refused)
 
     def _lent(self) -> list[BorrowedReplica]:
         return [replica for replica in self._replicas if isinstance(replica, BorrowedReplica)]
@@ -179,10 +194,12 @@ class BorrowedPool(TurnsPool):
                 dead = replica.offer.is_dead()
                 self._deaths += dead
                 if not dead:  # there was no descriptor left to talk to it
-                    await trio.sleep(NO_MEMORY)
+                    await trio.sleep(NO_DESCRIPTORS)
         finally:
             replica.offer.close()
-            self._borrower.send(Returned(self.number, replica.offer.said.loan, dead))
+            loan = replica.offer.said.loan
+            known = dead or replica.forgotten
+            self._borrower.send(Returned(self.number, loan, dead) if known else Refused(self.number, loan))
         self._replicas.remove(replica)
         self._tell()
 
@@ -206,6 +223,7 @@ class BorrowedPool(TurnsPool):
                 with trio.CancelScope(shield=True):
                     patience = MOST_AHEAD * self._settings.patience
                     lives = await worker.leave(patience, lambda: _runs(replica, worker))
+                    replica.forgotten = lives
                     if lives and replica.kept:
                         self._hold(offer.pidfd, replica)
                 scratch.release()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from contextlib import suppress
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -25,6 +25,7 @@ from wfserve.workers.loans import (
     Open,
     Opened,
     Recalled,
+    Refused,
     Returned,
     Settle,
     Settled,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
     from wfserve.child.spec import WorkerSpec
     from wfserve.transport.base import Transport
-    from wfserve.transport.joining import Introduction
+    from wfserve.transport.joining import Introduction, JoinedLink
     from wfserve.workers.base import Listener
     from wfserve.workers.loans import FromFront, ToFront
     from wfserve.workers.pool import PoolSettings
@@ -148,6 +149,8 @@ class LendingPool(TurnsPool):
                 self._offer_more(front)
             case Returned(_, number, dead) if not dead and number in self._loans:
                 self._returned(self._loans[number])  # a dead one takes its loans along
+            case Refused(_, number) if number in self._loans:
+                self._start_taking_back(self._loans[number])
             case Kill(_, number) if number in self._loans:
                 self._loans[number].worker.kill()
             case Settle(_, ticket) if self._nursery is not None and not self._closing:
@@ -240,24 +243,45 @@ class LendingPool(TurnsPool):
     def lost(self, front: Front) -> None:
         """Take back what a dead front end had: its workers forget it when they have ended its batch."""
         for loan in self._loans.values():
-            if loan.front is front and self._nursery is not None and not self._closing:
-                self._nursery.start_soon(self._take_back, loan)
+            if loan.front is front:
+                self._start_taking_back(loan)
         self._forget(front)
 
+    def _start_taking_back(self, loan: Loan) -> None:
+        if self._nursery is not None and not self._closing:
+            self._nursery.start_soon(self._take_back, loan)
+
     async def _take_back(self, loan: Loan) -> None:
-        """Speak for a dead front end until the worker has forgotten it; kill one that takes too long."""
-        link, forgotten = loan.introduction.rings.link(), False
-        with suppress(FrameError, BufferError), trio.move_on_after(self._settings.patience):
-            link.send(Message(MessageKind.STOP, 0, NOWHERE))
-            while not forgotten:
-                forgotten = any(message.kind == MessageKind.LEFT for message in await link.receive())
-        link.close()
+        """Speak for a front end that cannot, until its worker has forgotten it; kill one that does not."""
+        forgotten = False
+        try:
+            with closing(loan.introduction.rings.link()) as link:
+                link.send(Message(MessageKind.STOP, 0, NOWHERE))
+                forgotten = await self._until_left(loan, link)
+        except (OSError, FrameError, BufferError) as error:
+            log.error("%s: worker %d cannot be taken back: %s", self._name, loan.worker.pid, str(error))
         if loan.number not in self._loans:
             return  # it has died meanwhile
         if forgotten:
             self._returned(loan)
         else:
             loan.worker.kill()
+
+    async def _until_left(self, loan: Loan, link: JoinedLink) -> bool:
+        """Wait until a worker has left `link`, as long as it ends batches: others' may be before that."""
+        while loan.number in self._loans:
+            before, heard = self._ended(loan.replica), list[Message]()
+            with trio.move_on_after(self._settings.patience):
+                heard = await link.receive()
+            if any(message.kind == MessageKind.LEFT for message in heard):
+                return True
+            if not heard and self._ended(loan.replica) == before:
+                break
+        return False
+
+    def _ended(self, replica: Replica) -> tuple[object, ...]:
+        """Return something that changes when a worker ends a batch of any process."""
+        return replica.batch, *(self._loans[number].introduction.written for number in replica.lent)
 
     async def _tell_settled(self, front: Front, ticket: int) -> None:
         failure: LoadError | None = None

@@ -12,13 +12,14 @@ import trio
 from wfserve.errors import FrameError
 from wfserve.transport import progress
 from wfserve.transport.base import NOWHERE, Message, MessageKind
+from wfserve.transport.joining import Rings
 from wfserve.workers import process
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from wfserve.transport.base import Loan, Payload
-    from wfserve.transport.joining import JoinedLink, Rings
+    from wfserve.transport.joining import JoinedLink
     from wfserve.transport.progress import Progress
     from wfserve.workers.base import LoadError
     from wfserve.workers.loans import Offered
@@ -30,6 +31,16 @@ class Offer(NamedTuple):
     said: Offered
     rings: Rings
     pidfd: int
+
+    @classmethod
+    def of(cls, said: Offered, fds: Sequence[int]) -> Offer | None:
+        """Return the offer that came with `fds`; None if some of them did not arrive."""
+        if len(fds) == len(Rings._fields) + 1:
+            *rings, pidfd = fds
+            return cls(said, Rings(*rings), pidfd)
+        for fd in fds:
+            os.close(fd)
+        return None
 
     def is_dead(self) -> bool:
         """Whether the worker has died."""

@@ -2,6 +2,7 @@
 
     Open ──▶ Offered … Opened ──▶ Offered …        of one pool, from its number on
     Want ──▶ more are started, or some Recalled    Recalled ──▶ Returned, when its batch has ended
+    Offered ──▶ Refused, and offered again
     Kill ──▶ the worker dies, and is Returned      Close ──▶ nothing of the pool is used any more
 
 A loan is one worker lent to one front end. Its number is used once, so that what crosses on the way means
@@ -81,6 +82,13 @@ class Returned(NamedTuple):
     dead: bool
 
 
+class Refused(NamedTuple):
+    """A worker cannot be used: its descriptors did not arrive, as the front end has no room for more."""
+
+    pool: int
+    loan: int
+
+
 class Kill(NamedTuple):
     """A worker has to die: its batch has hung, or it breaks the rules."""
 
@@ -96,4 +104,4 @@ class Settle(NamedTuple):
 
 
 ToFront = Offered | Opened | Recalled | Settled | Unloadable
-FromFront = Open | Close | Want | Returned | Kill | Settle
+FromFront = Open | Close | Want | Returned | Refused | Kill | Settle
