@@ -101,8 +101,8 @@ async def _serve(config: Config, carriers: Carriers, example: tuple[str, Path] |
             own = OwnAnswers(cors_headers(config), registry.responses.count)
             async with trio.open_nursery() as carrying:
                 if lender is not None and carriers.shared is not None:
-                    registry.fronts = fronts = FrontEnds(registry, lender, carriers.shared, tokens)
-                    await carrying.start(fronts.run, stop)
+                    registry.fronts = fronts = FrontEnds(registry, lender, carriers.shared, tokens, stop)
+                    await carrying.start(fronts.run)
                 await carrying.start(carriers.carry, app, own, stop)
                 task_status.started()
             nursery.cancel_scope.cancel()

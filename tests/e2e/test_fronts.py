@@ -1,11 +1,14 @@
 """Several front ends are one server to its clients, and one that dies costs its own requests alone."""
 
 import os
+import resource
 import signal
+import socket
 import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -13,7 +16,7 @@ import pytest
 
 from tests.archives import chain, pack
 from tests.e2e.test_faults import is_worker, wait_for_metric, wait_for_progress
-from tests.servers import PATIENCE, Server, wait_until_gone
+from tests.servers import PATIENCE, Server, descendants, wait_until_gone
 
 
 @pytest.fixture
@@ -234,3 +237,75 @@ def test_what_front_ends_cannot_share_is_refused(tmp_path, store, settings, why)
     )
     assert refused.returncode == 2
     assert why in refused.stderr + refused.stdout
+
+
+def test_ctrl_c_while_front_ends_start(tmp_path, store):
+    """A terminal interrupts all processes of a group; it is the supervisor that has to end, and says so."""
+    server = Server(tmp_path, store, "fronts")
+    environ = {**os.environ, "TS_CONFIG_FILE": str(server.config)}
+    with subprocess.Popen(
+        server.command(),
+        cwd=tmp_path,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        deadline = time.monotonic() + PATIENCE
+        while not any("wfserve.front" in command_of(pid) for pid in descendants(process.pid)):
+            assert time.monotonic() < deadline
+        below = descendants(process.pid)
+        os.killpg(process.pid, signal.SIGINT)
+        said, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, said
+    assert "stopping" in said
+    assert "front end" not in said
+    assert wait_until_gone(below) == set()
+
+
+def command_of(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def test_a_front_end_that_is_told_to_stop_says_what_it_has_counted(fronts):
+    fronts.register("upper.war")
+    for _ in range(10):
+        assert fresh(fronts).status_code == 200
+    victims = front_pids(fronts)
+    for victim in victims:
+        os.kill(victim, signal.SIGTERM)
+    await_fronts(fronts, victims)
+    assert fronts.metric("wfserve_requests_total", workflow="upper", outcome="2xx") == 10
+
+
+def test_what_a_dead_front_end_counted_of_a_workflow_goes_with_that(fronts):
+    fronts.register("upper.war")
+    for _ in range(10):
+        assert fresh(fronts).status_code == 200
+    assert fronts.metric("wfserve_requests_total", workflow="upper", outcome="2xx") == 10
+    assert fronts.call("DELETE", "/workflows/upper").status_code == 200
+    victims = front_pids(fronts)
+    for victim in victims:
+        os.kill(victim, signal.SIGKILL)
+    await_fronts(fronts, victims)
+    assert 'workflow="upper"' not in fronts.call("GET", "/metrics", api="metrics").text
+
+
+def test_too_many_connections_kill_no_front_end(fronts):
+    """Descriptors of a new worker do not arrive where none is left; it is used once there are some again."""
+    fronts.register("obey.war")
+    pids = front_pids(fronts)
+    for pid in pids:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (64, 64))
+    with ExitStack() as crowd:
+        for _ in range(150):
+            crowd.enter_context(socket.create_connection(("127.0.0.1", fronts.ports["inference"])))
+        fronts.wait_for("cannot accept a connection")
+        assert fronts.call("PUT", "/models/obey__obey?min_worker=3&max_worker=3").status_code == 202
+        fronts.wait_for("no descriptor is left for worker")
+    assert [fresh(fronts, "/wfpredict/obey").content for _ in range(10)] == [b"abc"] * 10
+    assert front_pids(fronts) == pids

@@ -16,8 +16,12 @@ from wfserve.transport.channel import Channel
 class Process:
     killed = False
 
+    def __init__(self):
+        self.news = trio.Event()
+
     def kill(self):
         self.killed = True
+        self.news.set()
 
     def wait(self):
         return -9
@@ -57,10 +61,52 @@ async def test_who_is_told_is_waited_for(front, nursery):
 
 
 async def test_who_does_not_obey_is_killed(front, monkeypatch):
+    """And has been waited for until it is dead: it may answer a last request, by what was shown before."""
     monkeypatch.setattr(supervise, "OBEDIENCE", 0.01)
     front.show(Show(1, "w", None))
-    with trio.fail_after(5):
+    told = []
+
+    async def wait():
         await front.told()
+        told.append(front.dead)
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await front._process.news.wait()
+            await trio.testing.wait_all_tasks_blocked()
+            assert told == []
+            await front.reap()
+    assert told == [True]
+
+
+@pytest.mark.parametrize("answers", [0, 3])
+async def test_who_says_nothing_any_more_is_killed(front, wires, monkeypatch, answers):
+    monkeypatch.setattr(supervise, "OBEDIENCE", 0.05)
+    monkeypatch.setattr(supervise, "REST", 0.001)
+    monkeypatch.setattr(asking, "PATIENCE", 0.01)
+    asked = 0
+
+    async def say():
+        nonlocal asked
+        while True:
+            question, _ = await wires[1].receive()
+            asked += 1
+            if asked <= answers:
+                front.questions.hear(Answer(question.ticket, True))
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(say)
+            nursery.start_soon(front.watch)
+            await front._process.news.wait()
+            nursery.cancel_scope.cancel()
+    assert asked > answers
+
+
+async def test_who_cannot_be_told_for_want_of_a_descriptor_is_killed(front):
+    """A dead front end is replaced; one that has not heard of a change would go on with what was before."""
+    front.send(Show(1, "w", None), -1)
     assert front._process.killed
 
 

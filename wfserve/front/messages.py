@@ -1,7 +1,8 @@
 """What a supervisor and its front ends say to each other; of workers they speak in `workers.loans`.
 
 Start ──▶ Ready ──▶ Show … ──▶ Told … ──▶ Listen ──▶ Listening       a front end begins
-Show ──▶ Told, Keys, Ask ◀──▶ Answer, Stop                           … and goes on
+Show ──▶ Told, NewKeys, Ask ◀──▶ Answer, Recorded                    … and goes on
+Stop ──▶ Counted                                                     … and ends
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ if TYPE_CHECKING:
 
     from wfserve.config import Config
     from wfserve.http.auth import Keys
+    from wfserve.measure.family import Family
     from wfserve.registry.prepare import Blueprint
     from wfserve.state.records import Workflow as Record
 
-Question = Literal["families", "health"]
+Question = Literal["families", "health", "alive"]
 
 
 class Start(NamedTuple):
@@ -80,6 +82,12 @@ class Answer(NamedTuple):
 
     ticket: int
     value: object
+
+
+class Counted(NamedTuple):
+    """What the front end has counted, which has answered everything."""
+
+    families: list[Family]
 
 
 class Recorded(NamedTuple):

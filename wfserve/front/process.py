@@ -19,7 +19,20 @@ from wfserve import _native
 from wfserve.asgi import log_to_stderr
 from wfserve.front.asking import Questions
 from wfserve.front.carriers import carry_one
-from wfserve.front.messages import Answer, Ask, Listen, Listening, NewKeys, Ready, Show, Start, Stop, Told
+from wfserve.front.messages import (
+    Answer,
+    Ask,
+    Counted,
+    Listen,
+    Listening,
+    NewKeys,
+    Ready,
+    Recorded,
+    Show,
+    Start,
+    Stop,
+    Told,
+)
 from wfserve.front.serving import Front
 from wfserve.http.apis import Apis
 from wfserve.http.auth import Tokens
@@ -37,7 +50,6 @@ log = logging.getLogger(__name__)
 def main() -> None:
     """Be a front end until the supervisor says stop, or is gone."""
     log_to_stderr()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's; the supervisor decides
     trio.run(_serve, socket.socket(fileno=int(sys.argv[1])))
 
 
@@ -84,7 +96,7 @@ class _FrontEnd:
                     nursery,
                     self._borrower,
                     self._questions,
-                    self._channel.send,
+                    self._mention,
                 )
                 nursery.start_soon(keep_trim, self._transport.arena)
                 await wires.start(self._stop_on_signal)
@@ -107,6 +119,8 @@ class _FrontEnd:
                 self._nursery.start_soon(self._listen, socket.socket(fileno=fds[0]))
             case NewKeys(keys):
                 self._tokens.keys = keys
+            case Ask(ticket, "alive"):
+                self._channel.send(Answer(ticket, True))
             case Ask(ticket):
                 self._nursery.start_soon(self._count, ticket)
             case Answer():
@@ -121,7 +135,14 @@ class _FrontEnd:
         self._channel.send(Told(show.number))
 
     async def _count(self, ticket: int) -> None:
-        self._channel.send(Answer(ticket, await counted(self._front)))
+        self._mention(Answer(ticket, await counted(self._front)))
+
+    def _mention(self, message: Answer | Counted | Recorded) -> None:
+        """Say something long, for which no descriptor may be left: the supervisor can do without."""
+        try:
+            self._channel.send(message)
+        except OSError as error:
+            log.error("the supervisor cannot be told what was counted or recorded: %s", error.strerror)
 
     async def _listen(self, listener: socket.socket) -> None:
         """Serve the inference API, and then end this process."""
@@ -131,6 +152,7 @@ class _FrontEnd:
         async def carry(*, task_status: trio.TaskStatus[None]) -> None:
             address = config.inference_address
             await carry_one(app, own, address, listener, config, stop=self._stop, task_status=task_status)
+            self._mention(Counted(await counted(self._front)))
             self._nursery.cancel_scope.cancel()
 
         await self._nursery.start(carry)
@@ -143,7 +165,7 @@ class _FrontEnd:
             self._nursery.cancel_scope.cancel()
 
     async def _stop_on_signal(self, *, task_status: trio.TaskStatus[None]) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM) as signals:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             task_status.started()
             async for _ in signals:
                 self._end()

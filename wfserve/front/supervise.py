@@ -24,6 +24,7 @@ from wfserve.front.asking import Questions
 from wfserve.front.messages import (
     Answer,
     Ask,
+    Counted,
     Listen,
     Listening,
     NewKeys,
@@ -50,7 +51,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 FIRST_SEGMENT = 16  # of a front end; lower numbers are the supervisor's own
-OBEDIENCE = 20.0  # seconds for a front end to do what it is told
+OBEDIENCE = 20.0  # seconds for a front end to do what it is told, or to say that it is alive
+REST = 10.0  # seconds until it is asked for that again
 STEADY = 30.0  # seconds that one has lived whose death is no reason to wait before the next
 STOP_GRACE = 5.0  # seconds for a front end to end, once it has answered what it had accepted
 
@@ -65,17 +67,16 @@ class FrontEnd:
         self.channel = channel
         self.questions = Questions(channel)
         self.counted: list[Family] = []  # what it said last
-        self.listening = False
         self.dead = False
         self._process = process
         self._untold: set[int] = set()  # numbers of what was shown and has not been done
         self._news = trio.Event()
 
     def send(self, message: object, *fds: int) -> None:
-        """Tell it something; one that takes nothing any more is killed."""
+        """Tell it something; one that cannot be told any more is killed."""
         try:
             self.channel.send(message, *fds)
-        except BufferError as error:
+        except (BufferError, OSError) as error:
             log.error("front end %d: %s", self.number, error)
             self.kill()
 
@@ -107,6 +108,18 @@ class FrontEnd:
         if waited.cancelled_caught:
             log.error("front end %d does not do what it is told and is replaced", self.number)
             self.kill()
+            await self.until(lambda: False)
+
+    async def watch(self) -> None:
+        """Ask it now and then whether it is alive, and kill it if it does not say so: clients wait for it."""
+        while True:
+            await trio.sleep(REST)
+            with trio.move_on_after(OBEDIENCE) as waited:
+                while not await self.questions.ask("alive"):
+                    pass
+            if waited.cancelled_caught:
+                log.error("front end %d says nothing any more and is replaced", self.number)
+                self.kill()
 
     def kill(self) -> None:
         """Kill it; what it served is gone from then on."""
@@ -124,9 +137,11 @@ class FrontEnd:
 
 
 class FrontEnds:
-    """The front ends of one server; they listen on `address` and know the keys of `tokens`."""
+    """The front ends of one server, until `stop`; they listen on `address` and know the keys of `tokens`."""
 
-    def __init__(self, registry: Registry, lender: Lender, address: SharedAddress, tokens: Tokens) -> None:
+    def __init__(
+        self, registry: Registry, lender: Lender, address: SharedAddress, tokens: Tokens, stop: trio.Event
+    ) -> None:
         self._registry = registry
         self._lender = lender
         self._address = address
@@ -135,49 +150,47 @@ class FrontEnds:
         self._segments = itertools.count(FIRST_SEGMENT)
         self._shows = itertools.count(1)
         self._past: list[Family] = []  # what those counted that are dead
-        self._stopping = False
+        self._stop = stop
+        self._listened: set[int] = set()  # numbers of those that have begun
+        self._all_listen = trio.Event()
         tokens.on_renewal = self._renew_keys
 
-    async def run(self, stop: trio.Event, *, task_status: trio.TaskStatus[None]) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Keep front ends until `stop` is set and each has answered what it had accepted.
 
-        `started` once all listen. Raises `ConfigError` if one ends before.
+        `started` once all listen, or `stop` is set. Raises `ConfigError` if one ends before.
         """
         config = self._registry.config
         async with trio.open_nursery() as nursery:
-            async with trio.open_nursery() as starting:
-                for number in range(config.processes):
-                    begun = await nursery.start(self._keep, number)
-                    starting.start_soon(self._until_listening, begun)
+            for number in range(config.processes):
+                nursery.start_soon(self._keep, number)
+            await _first_of(self._all_listen, self._stop)
             task_status.started()
-            await stop.wait()
-            self._stopping = True
+            await self._stop.wait()
             for front in self._fronts:
                 front.send(Stop())
             nursery.cancel_scope.deadline = trio.current_time() + config.stop_timeout + STOP_GRACE
 
-    async def _until_listening(self, front: FrontEnd) -> None:
-        await front.until(lambda: front.listening)
-        if not front.listening:
-            raise ConfigError(f"front end {front.number} does not start")
-
-    async def _keep(self, number: int, *, task_status: trio.TaskStatus[FrontEnd]) -> None:
+    async def _keep(self, number: int) -> None:
         """Start one front end after another."""
         deaths = 0
-        begun: Callable[[FrontEnd], object] = task_status.started
-        while not self._stopping:
+        while True:
             began = trio.current_time()
             try:
-                await self._live(number, begun)
+                await self._live(number)
             except OSError as error:  # no process or descriptor is left for it
                 log.error("front end %d cannot be started: %s", number, error.strerror)
-            if not self._stopping:
-                deaths = 0 if trio.current_time() - began > STEADY else deaths + 1
-                delay, begun = restart_delay(deaths), _unheard
-                log.error("front end %d has ended, another takes its place in %.1f s", number, delay)
-                await trio.sleep(delay)
+            if self._stop.is_set():
+                return
+            if number not in self._listened:
+                raise ConfigError(f"front end {number} does not start")
+            deaths = 0 if trio.current_time() - began > STEADY else deaths + 1
+            delay = restart_delay(deaths)
+            log.error("front end %d has ended, another takes its place in %.1f s", number, delay)
+            with trio.move_on_after(delay):
+                await self._stop.wait()
 
-    async def _live(self, number: int, begun: Callable[[FrontEnd], object]) -> None:
+    async def _live(self, number: int) -> None:
         """Run one front end from its start until nothing is left of it."""
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with far:
@@ -187,11 +200,10 @@ class FrontEnds:
                 near.close()
                 raise
         front = FrontEnd(number, next(self._segments), Channel(near), process)
-        begun(front)
         try:
+            self._start(front)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(front.channel.run)
-                self._start(front)
                 await self._hear(front, nursery)
                 nursery.cancel_scope.cancel()
         finally:
@@ -222,22 +234,32 @@ class FrontEnds:
             except trio.EndOfChannel:
                 return
             match message:
-                case Ready():
+                case Ready() if fds:
                     (front.segment_fd,) = fds
                     nursery.start_soon(self._introduce, front)
+                    nursery.start_soon(front.watch)
+                case Ready():
+                    log.error("front end %d: no descriptor is left for its memory", front.number)
+                    return
                 case Told(number):
                     front.did(number)
                 case Listening():
-                    front.listening = True
-                    front.tell()
+                    self._listens(front)
                 case Ask(ticket):
                     nursery.start_soon(self._answer, front, ticket)
                 case Answer():
                     front.questions.hear(message)
+                case Counted(families):
+                    front.counted = families
                 case Recorded(name, body, headers):
                     self._record(name, body, headers)
                 case _:
                     self._lender.hear(front, message)
+
+    def _listens(self, front: FrontEnd) -> None:
+        self._listened.add(front.number)
+        if len(self._listened) == self._registry.config.processes:
+            self._all_listen.set()
 
     async def _introduce(self, front: FrontEnd) -> None:
         """Show a new front end everything, and then have it listen."""
@@ -245,11 +267,18 @@ class FrontEnds:
         for served in self._registry.names:
             front.show(self._show(served.name))
         await front.told()
-        if self._stopping:
+        if self._stop.is_set():
             front.send(Stop())
         elif not front.dead:
+            self._have_listen(front)
+
+    def _have_listen(self, front: FrontEnd) -> None:
+        try:
             with self._address.listener() as listener:
                 front.send(Listen(), listener.fileno())
+        except OSError as error:
+            log.error("front end %d cannot listen: %s", front.number, error.strerror)
+            front.kill()
 
     async def _answer(self, front: FrontEnd, ticket: int) -> None:
         front.send(Answer(ticket, await self._registry.health()))
@@ -264,7 +293,10 @@ class FrontEnds:
     def announce(self, name: str) -> None:
         """Have all front ends serve what the registry serves as `name`."""
         if self._registry.find(name) is None:
-            self._past = without(self._past, partial(_is_of, name))
+            concerned = partial(_is_of, name)
+            self._past = without(self._past, concerned)
+            for front in self._fronts:
+                front.counted = without(front.counted, concerned)
         if self._fronts:
             show = self._show(name)
             for front in self._fronts:
@@ -313,8 +345,17 @@ def _is_of(name: str, labels: Labels) -> bool:
 
 def _started(fd: int) -> Popen[bytes]:
     """Start a front end whose end of its channel is `fd`. Blocks. Raises `OSError`."""
-    return Popen([sys.executable, "-P", "-m", "wfserve.front.process", str(fd)], pass_fds=[fd])
+    command = [sys.executable, "-P", "-m", "wfserve.front.process", str(fd)]
+    return Popen(command, pass_fds=[fd], process_group=0)  # what a terminal sends is for the supervisor
 
 
-def _unheard(_front: FrontEnd) -> None:
-    """Be told of a front end that takes another's place."""
+async def _first_of(*events: trio.Event) -> None:
+    """Return when one of `events` has been set."""
+    async with trio.open_nursery() as nursery:
+
+        async def wait(event: trio.Event) -> None:
+            await event.wait()
+            nursery.cancel_scope.cancel()
+
+        for event in events:
+            nursery.start_soon(wait, event)
