@@ -69,12 +69,12 @@ def leave_behind_another(server, path):
     assert count_of(server, "wfserve_worker_deaths_total") == deaths  # none had to be stopped
 
 
-def count_of(server, name):
-    return server.metric(name, workflow="obey", node="obey")
+def count_of(server, name, workflow="obey"):
+    return server.metric(name, workflow=workflow, node="obey")
 
 
-def under_way(server):
-    return count_of(server, "wfserve_node_queued") + count_of(server, "wfserve_node_running")
+def under_way(server, workflow="obey"):
+    return sum(count_of(server, f"wfserve_node_{name}", workflow) for name in ("queued", "running"))
 
 
 def wait_until(holds):

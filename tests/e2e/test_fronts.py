@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.archives import chain, pack
-from tests.e2e.test_faults import is_worker, wait_for_metric, wait_for_progress
+from tests.e2e.test_faults import is_worker, under_way, wait_for_metric, wait_for_progress, wait_until
 from tests.servers import PATIENCE, Server, descendants, wait_until_gone
 
 
@@ -309,3 +309,20 @@ def test_too_many_connections_kill_no_front_end(fronts):
         fronts.wait_for("no descriptor is left for worker")
     assert [fresh(fronts, "/wfpredict/obey").content for _ in range(10)] == [b"abc"] * 10
     assert front_pids(fronts) == pids
+
+
+def test_what_there_is_once_is_counted_once(fronts, store):
+    pack(store, "once", chain("obey", settings="min-workers: 1\nmax-workers: 1"))
+    fronts.register("once.war")
+
+    def shown():
+        names = ("node_min_workers", "node_max_workers", "node_queue_size", "workers_idle", "workers_running")
+        return [fronts.metric(f"wfserve_{name}", workflow="once", node="obey") for name in names]
+
+    assert shown() == [1, 1, 2 * 100, 1, 0]
+    with ThreadPoolExecutor(3) as pool:  # at either front end, perhaps
+        calls = [pool.submit(fresh, fronts, "/wfpredict/once", b"sleep 3") for _ in range(3)]
+        wait_until(lambda: under_way(fronts, "once") == 3)
+        assert shown() == [1, 1, 2 * 100, 0, 1]
+        assert {call.result().status_code for call in calls} == {200}
+    assert shown() == [1, 1, 2 * 100, 1, 0]

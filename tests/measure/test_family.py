@@ -105,6 +105,12 @@ def test_counters_of_several_processes_are_added(parts):
     assert values_of(added) == expected
 
 
+def test_the_greatest_counts_of_some_gauges():
+    parts = [[Family("wfserve_age", "gauge", "", [(NO_LABELS, value)])] for value in (2.0, 5.0, 3.0)]
+    (greatest,) = together(parts, "wfserve_", {"wfserve_age"})
+    assert greatest.samples == [(NO_LABELS, 5.0)]
+
+
 def test_histograms_are_added_and_gauges_by_their_names():
     def parts():
         for value in (1, 2):

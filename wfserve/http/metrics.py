@@ -44,11 +44,7 @@ _PARTS: tuple[Part, ...] = (
         "gauge",
         "settings",
         "node",
-        {
-            "queue_size": "Attempts that may wait for a worker",
-            "min_workers": "Workers that there are at least",
-            "max_workers": "Workers that there may be",
-        },
+        {"queue_size": "Attempts that may wait for a worker"},
     ),
     (
         "gauge",
@@ -79,6 +75,12 @@ _PARTS: tuple[Part, ...] = (
 _POOL_PARTS: tuple[Part, ...] = (
     (
         "gauge",
+        "settings",
+        "node",
+        {"min_workers": "Workers that there are at least", "max_workers": "Workers that there may be"},
+    ),
+    (
+        "gauge",
         "pool",
         "workers",
         {
@@ -94,6 +96,8 @@ _POOL_PARTS: tuple[Part, ...] = (
         {"deaths": "Workers that died or were stopped", "batches_lost": "Batches lost with them"},
     ),
 )
+_QUEUE_SIZE = "wfserve_node_queue_size"  # is that of the queues of front ends, if there are any
+_GREATEST = frozenset({"wfserve_node_queue_delay_seconds"})  # of several processes
 _MIRRORED = "Copies of requests that a shadow version had, by how its answers compare"
 _COPIES = "Copies that workers made of items' inputs before the handler had them"
 _HISTOGRAMS = {
@@ -125,7 +129,8 @@ def blueprint(registry: Registry) -> Blueprint:
         ours = chain([_health(registry)], _of_this_process(registry, nodes), _of_pools(nodes))
         families: Iterable[Family] = chain(ours, theirs)
         if fronts := await registry.fronts.families():
-            families = together([families, *fronts], OURS)
+            families = (family for family in families if family.name != _QUEUE_SIZE)
+            families = together([families, *fronts], OURS, _GREATEST)
         text = await _written(families, frozenset(request.args.getlist("name[]")))
         return Response(text, content_type=CONTENT_TYPE)
 
@@ -136,7 +141,8 @@ async def counted(registry: Answering) -> list[Family]:
     """Return what a front end has counted, without what the supervisor counts itself."""
     nodes = await readings(registry)
     torchserve = TorchServeMetrics(registry, machine=False)
-    return together([_of_this_process(registry, nodes), await torchserve.families(nodes)], OURS)
+    ours = chain(_of_this_process(registry, nodes), _of_loans(nodes))
+    return together([ours, await torchserve.families(nodes)], OURS)
 
 
 def _of_this_process(registry: Answering, nodes: list[Node]) -> Iterable[Family]:
@@ -193,6 +199,17 @@ def _labels(workflow: str, version: str | None) -> list[tuple[str, str]]:
 def _of_pools(nodes: list[Node]) -> Iterator[Family]:
     """Give what is known of workers, where they are kept."""
     return _of_parts(_POOL_PARTS, _labelled(nodes))
+
+
+def _of_loans(nodes: list[Node]) -> Iterator[Family]:
+    """Give what a front end runs on workers, to be added to what is known where they are kept.
+
+    There they are idle meanwhile.
+    """
+    labelled = _labelled(nodes)
+    for name, factor in (("idle", -1), ("running", 1)):
+        samples: Samples = [(labels, factor * each.pool.running) for labels, each in labelled]
+        yield Family(f"wfserve_workers_{name}", "gauge", "", samples)
 
 
 def _labelled(nodes: list[Node]) -> list[tuple[Labels, Node]]:

@@ -42,10 +42,11 @@ class Family(NamedTuple):
     unit: str = ""
 
 
-def together(parts: Iterable[Iterable[Family]], added: str) -> list[Family]:
+def together(parts: Iterable[Iterable[Family]], added: str, greatest: Collection[str] = ()) -> list[Family]:
     """Return the families of several processes as those of one, each once; samples are read.
 
-    Counters and histograms are sums, and gauges whose names begin with `added`. Of others the first counts.
+    Counters and histograms are sums, and gauges whose names begin with `added`, but for those of which the
+    `greatest` counts. Of others it is the first.
     """
     found: dict[str, Family] = {}
     values: dict[str, dict[str, tuple[Labels, float | Histogram]]] = {}
@@ -56,9 +57,17 @@ def together(parts: Iterable[Iterable[Family]], added: str) -> list[Family]:
         for labels, value in family.samples:
             if labels.text not in samples:
                 samples[labels.text] = labels, value
+            elif family.name in greatest:
+                samples[labels.text] = max(samples[labels.text], (labels, value), key=_value)
             elif sums:
                 samples[labels.text] = labels, _plus(samples[labels.text][1], value)
     return [family._replace(samples=list(values[name].values())) for name, family in found.items()]
+
+
+def _value(sample: tuple[Labels, float | Histogram]) -> float:
+    _, value = sample
+    assert not isinstance(value, Histogram)
+    return value
 
 
 def _plus(one: float | Histogram, other: float | Histogram) -> float | Histogram:

@@ -222,7 +222,7 @@ class BorrowedPool(TurnsPool):
             finally:
                 with trio.CancelScope(shield=True):
                     patience = MOST_AHEAD * self._settings.patience
-                    lives = await worker.leave(patience, lambda: _runs(replica, worker))
+                    lives = await worker.leave(patience, lambda: self._runs(replica))
                     replica.forgotten = lives
                     if lives and replica.kept:
                         self._hold(offer.pidfd, replica)
@@ -278,11 +278,6 @@ class BorrowedPool(TurnsPool):
         finally:
             self._settled.pop(ticket, None)
         raise ServiceUnavailableError(f"{self._name} is being unregistered.")
-
-
-def _runs(replica: Replica, worker: BorrowedWorker) -> bool:
-    """Whether the worker has begun with the replica's batch."""
-    return replica.lease is not None and worker.progress(replica.lease.number) is not None
 
 
 def _stays(replica: Replica) -> bool:

@@ -402,12 +402,16 @@ class ProcessPool:
             await self._news.wait()
         raise ServiceUnavailableError(f"{self._name} is being unregistered.")
 
+    def _runs(self, replica: Replica) -> bool:
+        """Whether its worker runs a batch of this process."""
+        return replica.batch is not None
+
     def statistics(self) -> PoolStatistics:
         """Return counts and replicas."""
         return PoolStatistics(
             replicas=[replica.status() for replica in self._replicas],
             idle=len(self._idle),
-            running=sum(replica.batch is not None for replica in self._replicas),
+            running=sum(map(self._runs, self._replicas)),
             wanted=sum(not replica.leaving for replica in self._replicas),
             deaths=self._deaths,
             batches=self._batches,
