@@ -10,9 +10,8 @@ import h11
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from wfserve.http import server as server_module
 from wfserve.http.refusal import OwnAnswers
-from wfserve.http.server import ServerSettings, serve
+from wfserve.http.server import Server, ServerSettings
 
 NOTHING = OwnAnswers()
 
@@ -136,8 +135,8 @@ async def answer(send, body):
 class Running:
     """A server under test."""
 
-    def __init__(self, app, listener, stop, made):
-        self.app, self.stop, self._made = app, stop, made
+    def __init__(self, app, listener, stop, server):
+        self.app, self.stop, self._server = app, stop, server
         self.address = listener.getsockname()
         self.family = listener.family
 
@@ -151,7 +150,7 @@ class Running:
 
     @property
     def connections(self):
-        return self._made[-1].connections
+        return self._server.connections
 
     async def talk(self, *pieces):
         """Send pieces, each when the server is idle; return all it says, and whether it closed."""
@@ -188,23 +187,14 @@ async def serving(app=None, *, listener=None, own=NOTHING, **settings):
     if listener is None:
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
-    stop, made = trio.Event(), []
-
-    class Watched(server_module.Server):
-        def __init__(self, *args):
-            super().__init__(*args)
-            made.append(self)
-
-    original, server_module.Server = server_module.Server, Watched
+    stop, server = trio.Event(), Server(app, ServerSettings(**settings), own)
     try:
         async with trio.open_nursery() as nursery:
-            run = partial(serve, app, [listener], ServerSettings(**settings), stop=stop, own=own)
-            await nursery.start(run)
-            yield Running(app, listener, stop, made)
+            await nursery.start(partial(server.serve, [listener], stop=stop))
+            yield Running(app, listener, stop, server)
             stop.set()
     finally:
-        server_module.Server = original
-        assert made[-1].connections == 0
+        assert server.connections == 0
         assert listener.fileno() == -1
 
 

@@ -9,7 +9,6 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.http.harness import App, heard, responses, serving
-from wfserve.http import server as server_module
 from wfserve.http.refusal import OwnAnswers
 
 G = b"GET /echo HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -365,14 +364,12 @@ async def test_cancelled_at_every_stage_nothing_stays_open(sent, autojump_clock)
     assert scope.cancelled_caught
 
 
-async def test_an_error_of_the_server_itself_costs_one_connection(autojump_clock, monkeypatch, caplog):
-    def broken(*_):
+async def test_an_error_of_the_server_itself_costs_one_connection(autojump_clock, caplog):
+    def broken(_status):
         raise RuntimeError("a defect")
 
-    async with serving() as server:
-        with monkeypatch.context() as patch:
-            patch.setattr(server_module, "parse", broken)
-            assert await server.talk(G) == (b"", True)
+    async with serving(own=OwnAnswers(counted=broken)) as server:
+        assert await server.talk(b"\0") == (b"", True)
         said, _ = await server.talk(G)
     assert responses(said)[0][0] == 200
     assert "a defect" in caplog.text

@@ -18,7 +18,13 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from wfserve.http.head import END, unsound
-from wfserve.http.refusal import BadMessageError, HeadTooLargeError, RequestTimeoutError
+from wfserve.http.refusal import (
+    BadMessageError,
+    GoneError,
+    HeadTooLargeError,
+    RequestTimeoutError,
+    WaitExpiredError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -44,14 +50,6 @@ class Clock(Protocol):
     @property
     def stopping(self) -> bool:
         """Whether idle connections are to end."""
-
-
-class WaitExpiredError(Exception):
-    """The client has not done in time what was waited for."""
-
-
-class GoneError(ConnectionError):
-    """The client has gone, or has stopped reading."""
 
 
 class Connection:

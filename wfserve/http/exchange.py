@@ -14,8 +14,7 @@ import trio
 
 from wfserve.errors import InternalError, TooLargeError, WfserveError
 from wfserve.http.chunked import Chunks
-from wfserve.http.connection import GoneError, WaitExpiredError
-from wfserve.http.refusal import RequestTimeoutError
+from wfserve.http.refusal import GoneError, RequestTimeoutError, WaitExpiredError
 from wfserve.http.respond import as_wfserve_error, common_headers, error_headers, pretty, request_id
 from wfserve.http.response import Response
 

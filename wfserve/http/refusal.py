@@ -1,4 +1,7 @@
-"""What the server itself refuses to clients; the answers look like every other error's."""
+"""What the server itself refuses to clients; the answers look like every other error's.
+
+And what ends a connection without one.
+"""
 
 from __future__ import annotations
 
@@ -66,3 +69,11 @@ class UnknownFeatureError(WfserveError):
 
     def __init__(self, what: str) -> None:
         super().__init__(f"This server does not know the request's {what}.")
+
+
+class WaitExpiredError(Exception):
+    """The client has not done in time what was waited for."""
+
+
+class GoneError(ConnectionError):
+    """The client has gone, or has stopped reading."""

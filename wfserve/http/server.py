@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from wfserve.errors import ServiceUnavailableError, WfserveError
-from wfserve.http.connection import Connection, GoneError
+from wfserve.http.connection import Connection
 from wfserve.http.exchange import Exchange
 from wfserve.http.head import parse
-from wfserve.http.refusal import OwnAnswers
+from wfserve.http.refusal import GoneError, OwnAnswers
 from wfserve.http.respond import common_headers, pretty, request_id
 from wfserve.http.response import Response
 
@@ -72,27 +72,7 @@ async def serve(
     Returns when `stop` is set and every accepted request has been answered, or cancelled after
     `settings.stop_timeout` seconds. Idle connections are closed at once, the others after their answer.
     """
-    server = Server(app, settings, own)
-    try:
-        for listener in listeners:
-            listener.setblocking(False)
-            listener.listen(settings.backlog)
-        async with trio.open_nursery() as connections:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(server.tick)
-                connections.start_soon(server.hear_of_leaving)
-                for listener in listeners:
-                    nursery.start_soon(server.accept, listener, connections)
-                task_status.started()
-                await stop.wait()
-                nursery.cancel_scope.cancel()
-            for listener in listeners:
-                listener.close()
-            await server.drain(connections)
-    finally:
-        for listener in listeners:
-            listener.close()
-        server.close()
+    await Server(app, settings, own).serve(listeners, stop=stop, task_status=task_status)
 
 
 class Server:
@@ -110,9 +90,34 @@ class Server:
         self._empty = trio.Event()
         self._look()
 
-    def close(self) -> None:
-        """Give up what is not a connection's."""
-        self._leaving.close()
+    async def serve(
+        self,
+        listeners: Sequence[socket.socket],
+        *,
+        stop: trio.Event,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve once, as the function `serve` does."""
+        try:
+            for listener in listeners:
+                listener.setblocking(False)
+                listener.listen(self.settings.backlog)
+            async with trio.open_nursery() as connections:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self.tick)
+                    connections.start_soon(self.hear_of_leaving)
+                    for listener in listeners:
+                        nursery.start_soon(self.accept, listener, connections)
+                    task_status.started()
+                    await stop.wait()
+                    nursery.cancel_scope.cancel()
+                for listener in listeners:
+                    listener.close()
+                await self.drain(connections)
+        finally:
+            for listener in listeners:
+                listener.close()
+            self._leaving.close()
 
     @property
     def connections(self) -> int:
