@@ -1,6 +1,7 @@
 """A workflow is served whole or not at all; whoever is cancelled, and wherever, leaves nothing behind."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -273,7 +274,7 @@ async def test_a_workflow_that_breaks_takes_nothing_else_along(config, leaving, 
                 raise RuntimeError("a bug")
 
             stage = workflow.route.stages["obey"]
-            monkeypatch.setattr(stage, "batch_lost", fail)
+            monkeypatch.setattr(stage.pool, "_listener", SimpleNamespace(batch_lost=fail))
             (batch,) = stage._running.batches
             stage.pool.stop(batch)
             with trio.fail_after(PATIENCE):

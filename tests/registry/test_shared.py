@@ -408,15 +408,25 @@ async def test_who_leaves_while_its_abandoned_batch_runs(config, at):
         assert await predict(b, b"x", opened) == "x"
 
 
+class Defective:
+    """A pool, but for a defect."""
+
+    def __init__(self, pool):
+        self._pool = pool
+
+    def __getattr__(self, name):
+        return getattr(self._pool, name)
+
+    def submit(self, items):
+        raise RuntimeError("a defect")
+
+
 async def test_a_line_that_fails_ends_who_uses_it_and_nobody_else(config, store, at, caplog):
     async with registry(config) as opened:
         a, b = await opened.register("a.war"), await opened.register("b.war")
         other = await opened.register("echo.war")
-
-        def fail():
-            raise RuntimeError("a defect")
-
-        opened._starter._lines._sets[0].line.stage._dispatch = fail
+        stage = opened._starter._lines._sets[0].line.stage
+        stage.pool = Defective(stage.pool)
         for workflow in (a, b):
             with pytest.raises(ServiceUnavailableError, match="is being unregistered"):
                 await predict(workflow, b"x", opened)

@@ -24,18 +24,15 @@ one too many; a closing pool is idle in none of its replicas.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence  # noqa: TC003 - compiled classes look at the types of their fields
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from wfserve.errors import WfserveError
+from wfserve.transport.base import Payload  # noqa: TC001 - as above
 from wfserve.transport.frame import likeness_key, shape_key
 from wfserve.transport.message import Form as Form
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from wfserve.transport.base import Payload
 
 
 class Terms(NamedTuple):

@@ -10,17 +10,15 @@ import itertools
 import logging
 import math
 import os
-from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from wfserve.errors import ServiceUnavailableError
-from wfserve.transport.base import NOWHERE, Message, MessageKind
-from wfserve.workers import process
 from wfserve.workers.base import LoadError
-from wfserve.workers.lent import BorrowedWorker, Offer, hold_until_dead
+from wfserve.workers.lent import BorrowedWorker, Offer, borrowed, hold_until_dead
 from wfserve.workers.loans import (
     Close,
     Kill,
@@ -39,19 +37,18 @@ from wfserve.workers.replica import Replica
 from wfserve.workers.turns import MOST_AHEAD, TurnsPool
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from wfserve.child.spec import WorkerSpec
-    from wfserve.transport.base import Loan, Transport
-    from wfserve.transport.joining import JoinedLink
+    from wfserve.transport.base import Transport
     from wfserve.workers.base import Batch, Item, Listener
     from wfserve.workers.loans import FromFront, ToFront
     from wfserve.workers.pool import PoolSettings
+    from wfserve.workers.process import Worker
 
 log = logging.getLogger(__name__)
 OPENING = 5.0  # seconds for workers to answer that they have joined; they may be busy
-NO_MEMORY = 0.1  # seconds until it is asked for again
 NO_DESCRIPTORS = 1.0  # seconds until a worker is refused for that, which is offered again then
 
 
@@ -203,44 +200,23 @@ class BorrowedPool(TurnsPool):
         self._replicas.remove(replica)
         self._tell()
 
-    def _worker_for(self, replica: Replica) -> AbstractAsyncContextManager[process.Worker]:
+    def _worker_for(self, replica: Replica) -> AbstractAsyncContextManager[Worker]:
         assert isinstance(replica, BorrowedReplica)
-        return self._borrowed(replica)  # type: ignore[return-value]  # all that is asked of a worker
+        kill = Kill(self.number, replica.offer.said.loan)
+        return borrowed(  # type: ignore[return-value]  # all that is asked of a worker
+            replica.offer,
+            self._transport.arena,
+            lambda: self._borrower.send(kill),
+            partial(self._leave, replica),
+        )
 
-    @asynccontextmanager
-    async def _borrowed(self, replica: BorrowedReplica) -> AsyncIterator[BorrowedWorker]:
-        offer = replica.offer
-        link = offer.rings.link()
-        kill = Kill(self.number, offer.said.loan)
-        try:
-            scratch = await self._scratch(link)
-            worker = BorrowedWorker(offer, link, scratch, lambda: self._borrower.send(kill))
-            try:
-                worker.forget_progress()
-                link.send(Message(MessageKind.GRANT, 0, scratch.descriptor))
-                yield worker
-            finally:
-                with trio.CancelScope(shield=True):
-                    patience = MOST_AHEAD * self._settings.patience
-                    lives = await worker.leave(patience, lambda: self._runs(replica))
-                    replica.forgotten = lives
-                    if lives and replica.kept:
-                        self._hold(offer.pidfd, replica)
-                scratch.release()
-        finally:
-            link.close()
-
-    async def _scratch(self, link: JoinedLink) -> Loan:
-        """Lend scratch memory, once there is some; a worker that has got nothing forgets this process."""
-        while True:
-            try:
-                return self._transport.arena.loan(process.SCRATCH_BYTES)
-            except ServiceUnavailableError:
-                try:
-                    await trio.sleep(NO_MEMORY)
-                except trio.Cancelled:
-                    link.send(Message(MessageKind.STOP, 0, NOWHERE))
-                    raise
+    async def _leave(self, replica: BorrowedReplica, worker: BorrowedWorker) -> None:
+        """Have a worker forget this process, or die if it does not."""
+        patience = MOST_AHEAD * self._settings.patience
+        lives = await worker.leave(patience, lambda: self._runs(replica))
+        replica.forgotten = lives
+        if lives and replica.kept:
+            self._hold(replica.offer.pidfd, replica)
 
     def _hold(self, pidfd: int, replica: Replica) -> None:
         """Keep what a worker that lives on still looks at, until it is dead or this pool closes."""

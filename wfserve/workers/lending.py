@@ -16,7 +16,7 @@ import trio
 
 from wfserve.errors import FrameError, ServiceUnavailableError
 from wfserve.transport.base import NOWHERE, Message, MessageKind
-from wfserve.transport.joining import JoinableLink
+from wfserve.transport.joining import Introduction, JoinableLink
 from wfserve.workers.base import LoadError
 from wfserve.workers.loans import (
     Close,
@@ -32,6 +32,8 @@ from wfserve.workers.loans import (
     Unloadable,
     Want,
 )
+from wfserve.workers.process import Worker  # noqa: TC001 - compiled classes look at the types of their fields
+from wfserve.workers.replica import Replica  # noqa: TC001 - as above
 from wfserve.workers.turns import TurnsPool
 
 if TYPE_CHECKING:
@@ -39,12 +41,10 @@ if TYPE_CHECKING:
 
     from wfserve.child.spec import WorkerSpec
     from wfserve.transport.base import Transport
-    from wfserve.transport.joining import Introduction, JoinedLink
+    from wfserve.transport.joining import JoinedLink
     from wfserve.workers.base import Listener
     from wfserve.workers.loans import FromFront, ToFront
     from wfserve.workers.pool import PoolSettings
-    from wfserve.workers.process import Worker
-    from wfserve.workers.replica import Replica
 
 log = logging.getLogger(__name__)
 

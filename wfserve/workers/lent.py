@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import os
 import select
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from wfserve.errors import FrameError
+from wfserve.errors import FrameError, ServiceUnavailableError
 from wfserve.transport import progress
 from wfserve.transport.base import NOWHERE, Message, MessageKind
 from wfserve.transport.joining import Rings
 from wfserve.workers import process
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-    from wfserve.transport.base import Loan, Payload
+    from wfserve.transport.base import Arena, Loan, Payload
     from wfserve.transport.joining import JoinedLink
     from wfserve.transport.progress import Progress
     from wfserve.workers.base import LoadError
     from wfserve.workers.loans import Offered
+NO_MEMORY = 0.1  # seconds until it is asked for again
 
 
 class Offer(NamedTuple):
@@ -116,6 +117,43 @@ class BorrowedWorker:
                     forgotten = any(each.kind == MessageKind.LEFT for each in await self.link.receive())
                 nursery.cancel_scope.cancel()
         return forgotten
+
+
+@asynccontextmanager
+async def borrowed(
+    offer: Offer,
+    arena: Arena,
+    kill: Callable[[], None],
+    leave: Callable[[BorrowedWorker], Awaitable[None]],
+) -> AsyncIterator[BorrowedWorker]:
+    """Use a worker during the block, and then `leave` it, which is shielded from cancellation."""
+    link = offer.rings.link()
+    try:
+        scratch = await _scratch(link, arena)
+        worker = BorrowedWorker(offer, link, scratch, kill)
+        try:
+            worker.forget_progress()
+            link.send(Message(MessageKind.GRANT, 0, scratch.descriptor))
+            yield worker
+        finally:
+            with trio.CancelScope(shield=True):
+                await leave(worker)
+            scratch.release()
+    finally:
+        link.close()
+
+
+async def _scratch(link: JoinedLink, arena: Arena) -> Loan:
+    """Lend scratch memory, once there is some; a worker that has got nothing forgets this process."""
+    while True:
+        try:
+            return arena.loan(process.SCRATCH_BYTES)
+        except ServiceUnavailableError:
+            try:
+                await trio.sleep(NO_MEMORY)
+            except trio.Cancelled:
+                link.send(Message(MessageKind.STOP, 0, NOWHERE))
+                raise
 
 
 async def hold_until_dead(pidfd: int, kept: list[Payload]) -> None:
