@@ -7,13 +7,14 @@ What was not counted yet costs nothing: a request through a chain that one stage
 
 from __future__ import annotations
 
+from collections.abc import Mapping  # noqa: TC003 - compiled classes look at the types of their fields
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from wfserve.errors import InvalidDagError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
 
 class DagFault(InvalidDagError):  # noqa: N818 - it is one, and says where

@@ -10,12 +10,13 @@ Outputs live until their last reader has completed, since an attempt may have to
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping  # noqa: TC003 - compiled classes look at the types of their fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import trio
 
-from wfserve.dag.graph import Progress
+from wfserve.dag.graph import Graph, Progress
 from wfserve.errors import (
     BadRequestError,
     InternalError,
@@ -29,15 +30,14 @@ from wfserve.errors import (
 )
 from wfserve.identity import new_uuid
 from wfserve.scheduling.policy import DEFAULT_PRIORITY, urgency
+from wfserve.transport.base import Payload  # noqa: TC001 - as above
 from wfserve.workers.base import Done, Failed, Item, Terms
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
-    from wfserve.dag.graph import Graph
     from wfserve.scheduling.desk import Desk
     from wfserve.scheduling.dispatch import Stage
-    from wfserve.transport.base import Payload
 
 
 # Trying again would not mend a body that cannot be read, and would add to what is too much already.
