@@ -248,8 +248,8 @@ class Walk:
             return ((0, self._request.body),)
         if len(parents) == 1:
             return ((0, self._outputs[parents[0]].payload),)
-        arrived = (name for name in self._outputs if name in parents)
-        return tuple((parents.index(name), self._outputs[name].payload) for name in arrived)
+        arrived = [name for name in self._outputs if name in parents]
+        return tuple([(parents.index(name), self._outputs[name].payload) for name in arrived])
 
     def _complete(self, nursery: trio.Nursery, chain: tuple[str, ...], done: Done) -> str | None:
         node = chain[-1]  # what those before it returned has been read where it lay

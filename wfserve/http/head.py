@@ -183,7 +183,7 @@ def _join_repeated(headers: list[tuple[bytes, bytes]], found: dict[bytes, bytes]
     if any(names.count(name) > 1 for name in _SINGLE):
         raise BadMessageError
     if b"connection" in found:
-        found[b"connection"] = b",".join(value for name, value in headers if name == b"connection")
+        found[b"connection"] = b",".join([value for name, value in headers if name == b"connection"])
 
 
 def _length(length: bytes | None, coding: bytes | None, version: str) -> int | None:

@@ -170,8 +170,13 @@ class StageQueue:
             return []
         if len(new) == 1:
             return list(new)
-        kind = alike(next(iter(new)).item)
-        return list(itertools.islice((ticket for ticket in new if alike(ticket.item) == kind), limit))
+        kind, found = alike(next(iter(new)).item), list[Ticket]()
+        for ticket in new:
+            if alike(ticket.item) == kind:
+                found.append(ticket)
+                if len(found) == limit:  # those behind need not be looked at
+                    break
+        return found
 
     def take_out(self, tickets: Iterable[Ticket]) -> None:
         """Take new tickets out of the line, which all are in it."""

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from wfserve.scheduling.queue import Ticket
     from wfserve.workers.base import Batch, Tenant
@@ -31,9 +31,9 @@ class Running:
         """Return how many items there are in the batches of a tenant."""
         return sum(len(batch.items) for batch in self.batches if batch.items[0].tenant is tenant)
 
-    def tickets(self) -> Iterator[Ticket]:
-        """Go through the tickets that are waited for."""
-        return (ticket for tickets in self.batches.values() for ticket in tickets if ticket is not None)
+    def tickets(self) -> list[Ticket]:
+        """Return the tickets that are waited for."""
+        return [ticket for tickets in self.batches.values() for ticket in tickets if ticket is not None]
 
     def start(self, batch: Batch, tickets: Sequence[Ticket]) -> None:
         """Add a batch, in which `tickets` run from now on."""
