@@ -181,8 +181,8 @@ class Batch:
 
     items: Sequence[Item]
     started: float  # trio clock, seconds
-    replica: object = field(default=None, repr=False)
-    kind: object = None  # the listener's: what it learns from batches by
+    replica: object | None = field(default=None, repr=False)
+    kind: object | None = None  # the listener's: what it learns from batches by
     until: float = math.inf  # the listener's: when it has taken as long as it may
     ran: Sequence[Ran] = ()  # a step each from the first on, once it is done
     lost_at: int = 0  # step, once it is lost
