@@ -7,7 +7,7 @@ import pytest
 from openapi_spec_validator import validate
 
 from wfserve.config import Config
-from wfserve.http.apis import application
+from wfserve.http.application import application
 from wfserve.http.auth import Tokens
 from wfserve.http.description import OPERATIONS, document
 from wfserve.http.parameters import ANY_METHOD
