@@ -21,7 +21,6 @@ from wfserve.errors import (
 )
 from wfserve.registry import prepare as preparing
 from wfserve.registry.lines import Lines
-from wfserve.registry.workflow import Workflow
 
 SLEEPY = """
 import time
@@ -166,7 +165,7 @@ def cancel_at(stage, scope, monkeypatch):
         "unpacked": (preparing, "open_workflow"),
         "model": (preparing, "open_model"),
         "loading": (Lines, "start"),
-        "served": (Workflow, "_serve"),
+        "served": (Lines, "start"),
     }[stage]
     original = getattr(where, name)
 
@@ -177,7 +176,12 @@ def cancel_at(stage, scope, monkeypatch):
             trio.from_thread.run_sync(scope.cancel)
         return original(*arguments)
 
-    monkeypatch.setattr(where, name, cancelling)
+    async def cancelling_then(*arguments):
+        result = await original(*arguments)
+        scope.cancel()
+        return result
+
+    monkeypatch.setattr(where, name, cancelling_then if stage == "served" else cancelling)
 
 
 async def test_unregistering_lets_requests_finish_and_takes_no_more(config):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import orjson
 import pytest
@@ -78,14 +79,14 @@ async def test_metrics_that_a_file_defines(config, store, tmp_path):
     async with registry(dataclasses.replace(config, metrics_config=tmp_path / "metrics.yaml")) as opened:
         workflow = await opened.register("count.war")
         seen = []
-        stage = workflow.route.stages["count"]
-        reported = stage.batch_done
+        pool = workflow.pools["count"]
+        stage = pool._listener
 
         def batch_done(batch, outcomes):
             seen.append(orjson.loads(batch.ran[0].metrics))
-            reported(batch, outcomes)
+            stage.batch_done(batch, outcomes)
 
-        stage.batch_done = batch_done
+        pool._listener = SimpleNamespace(batch_done=batch_done)
         request = Request(payload(opened._transport, b"[]"), payload(opened._transport, b""))
         done = await workflow.call_node("count", request)
         assert text(done.payload) == "counted"
