@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import trio
 
-from wfserve.dag.graph import Graph, Progress
+from wfserve.dag.graph import Graph  # noqa: TC001 - as above
+from wfserve.dag.progress import Progress
 from wfserve.errors import (
     BadRequestError,
     InternalError,

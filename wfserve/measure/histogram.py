@@ -1,4 +1,7 @@
-"""A Histogram costs a bisection and two additions a value; whoever shows it does the rest."""
+"""A Histogram costs a bisection and two additions a value; whoever shows it does the rest.
+
+It crosses between processes, which compiled classes cannot: this module stays interpreted.
+"""
 
 from __future__ import annotations
 

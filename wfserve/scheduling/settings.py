@@ -1,4 +1,7 @@
-"""How a stage is run, and what it has counted: plain data, no decision and no I/O."""
+"""How a stage is run, and what it has counted: plain data, no decision and no I/O.
+
+Settings cross between processes, which compiled classes cannot: this module stays interpreted.
+"""
 
 from __future__ import annotations
 
