@@ -5,7 +5,6 @@ A model gets a batch in one call and fails as one. A function gets one item a ca
 
 from __future__ import annotations
 
-import copy
 import importlib
 import logging
 import os
@@ -53,20 +52,20 @@ _answer_of = partial(new_tuple, Answer)
 class Handler:
     """One node's code, loaded."""
 
-    def __init__(self, spec: WorkerSpec) -> None:
-        """Find and initialise the handler. Raises whatever its code does, `ImportError` if there is none."""
+    def __init__(self, spec: WorkerSpec, loaded: Handler | None = None) -> None:
+        """Find and initialise the handler, or have the code and the context of one that is `loaded`.
+
+        Raises whatever its code does, `ImportError` if there is none.
+        """
         self._spec = spec
-        self._node = NodeContext(spec)
+        self._node: NodeContext = loaded._node if loaded else NodeContext(spec)
         self._prediction_exception = importlib.import_module("ts.utils.util").PredictionException
-        self._entry = load_entry(spec.handler, self._node.context)
+        self._entry: Entry = loaded._entry if loaded else load_entry(spec.handler, self._node.context)
         self._enter = enveloped(spec, self._entry, self._node.context)
 
     def at(self, spec: WorkerSpec) -> Handler:
         """Return the same handler, context included, for calls of the node that `spec` is of."""
-        other = copy.copy(self)
-        other._spec = spec
-        other._enter = enveloped(spec, self._entry, self._node.context)
-        return other
+        return Handler(spec, self)
 
     def call(self, jobs: Sequence[Job], together: Together = list) -> list[Answer | Fault]:
         """Return an answer or a fault for each job, in order. The jobs' rows are the handler's to change.

@@ -10,7 +10,7 @@ if the process has withdrawn it by then (DROPPED).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from wfserve.child.results import Stopped
 from wfserve.errors import FrameError
@@ -43,11 +43,12 @@ class Answering(Protocol):
         """Answer one CALL. Raises `Stopped` if the process says STOP meanwhile."""
 
 
-class Host(NamedTuple):
+class Host:
     """A process whose batches are answered, and the scratch memory that it has lent."""
 
-    answering: Answering
-    scratch: memoryview
+    def __init__(self, answering: Answering, scratch: memoryview) -> None:
+        self.answering = answering
+        self.scratch = scratch
 
 
 class Joined:

@@ -6,7 +6,6 @@ next call, which may overwrite what it returned.
 
 from __future__ import annotations
 
-import copy
 import logging
 import traceback
 from contextlib import nullcontext
@@ -57,13 +56,23 @@ class Calls(NamedTuple):
 class Node:
     """One node of a stage, loaded."""
 
-    def __init__(self, spec: WorkerSpec, home: AbstractContextManager[object] | None = None) -> None:
-        """Load the handler, in `home` if that has to be entered. Raises whatever its code does."""
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        home: AbstractContextManager[object] | None = None,
+        handler: Handler | None = None,
+    ) -> None:
+        """Load the handler, unless there is one, in `home` if that has to be entered.
+
+        Raises whatever its code does.
+        """
         self.spec = spec
         self._home = home or nullcontext()
         self._rooms = Rooms()
-        with self._home:
-            self._handler = Handler(spec)
+        if handler is None:
+            with self._home:
+                handler = Handler(spec)
+        self._handler = handler
         archive = objects.Archive(spec.model_dir)
         self._encode_leaving = codec.encoder_for(spec.data_format, True, archive)
         between = "native" if joins(spec) else spec.data_format
@@ -73,10 +82,9 @@ class Node:
 
     def at(self, place: Place) -> Node:
         """Return the same node, its handler and all, as it stands in another workflow."""
-        other = copy.copy(self)
-        other.spec = self.spec.at(place)
-        other._handler = self._handler.at(other.spec)
-        other._layout = Layout(other.spec)
+        spec = self.spec.at(place)
+        other = Node(spec, self._home, self._handler.at(spec))
+        other._rooms = self._rooms
         return other
 
     def run(self, items: Sequence[Arrived], inputs: Inputs, calls: Calls) -> list[Result]:
