@@ -54,14 +54,18 @@ class Fake:
 
 
 @pytest.fixture
-def link():
-    """A child's end with a pinned segment."""
+def transport():
+    """One with a pinned segment."""
     with ShmTransport(MIB, pinned_bytes=MIB) as transport:
-        server, port = transport.connect()
-        child = port.attach()
-        child.transport = transport
-        yield child
-        server.close()
+        yield transport
+
+
+@pytest.fixture
+def link(transport):
+    """A child's end."""
+    server, port = transport.connect()
+    yield port.attach()
+    server.close()
 
 
 @pytest.fixture
@@ -90,15 +94,15 @@ def borrowed(link, payload, inputs=None):
     return torch.frombuffer(view, dtype=torch.float32)
 
 
-def test_pinned_memory_is_copied_while_the_handler_goes_on(copies, fake, link):
-    payload = lent(link.transport.pinned)
+def test_pinned_memory_is_copied_while_the_handler_goes_on(copies, fake, link, transport):
+    payload = lent(transport.pinned)
     moved = copies.to_device(borrowed(link, payload), GPU)
     assert moved.tolist() == list(range(16))
     assert fake.copied == [True]
 
 
-def test_an_input_is_looked_at_until_its_copy_has_arrived(copies, fake, link):
-    payload, inputs = lent(link.transport.pinned), Inputs(link)
+def test_an_input_is_looked_at_until_its_copy_has_arrived(copies, fake, link, transport):
+    payload, inputs = lent(transport.pinned), Inputs(link)
     copies.to_device(borrowed(link, payload, inputs), GPU)
     copies.settle()
     (kept,) = inputs.kept()
@@ -108,8 +112,8 @@ def test_an_input_is_looked_at_until_its_copy_has_arrived(copies, fake, link):
     assert inputs.kept() == []
 
 
-def test_the_next_copy_lets_go_of_those_that_have_arrived(copies, fake, link):
-    payloads = [lent(link.transport.pinned) for _ in range(3)]
+def test_the_next_copy_lets_go_of_those_that_have_arrived(copies, fake, link, transport):
+    payloads = [lent(transport.pinned) for _ in range(3)]
     tensors = [borrowed(link, payload) for payload in payloads]
     looked_at = [weakref.ref(tensor) for tensor in tensors]
     for tensor in tensors[:2]:
@@ -121,8 +125,8 @@ def test_the_next_copy_lets_go_of_those_that_have_arrived(copies, fake, link):
     assert [each() is not None for each in looked_at] == [True, False, True]
 
 
-def test_the_driver_is_told_once_of_all_of_it_when_it_is_first_needed(copies, fake, link):
-    payload = lent(link.transport.pinned)
+def test_the_driver_is_told_once_of_all_of_it_when_it_is_first_needed(copies, fake, link, transport):
+    payload = lent(transport.pinned)
     assert fake.registered == []
     for _ in range(2):
         copies.to_device(borrowed(link, payload), GPU)
@@ -131,11 +135,11 @@ def test_the_driver_is_told_once_of_all_of_it_when_it_is_first_needed(copies, fa
 
 
 @pytest.mark.parametrize("error", [2, RuntimeError("CUDA error: not permitted")])
-def test_without_the_drivers_help_copies_block(link, error, caplog):
+def test_without_the_drivers_help_copies_block(link, transport, error, caplog):
     fake = Fake(error)
     copies = Copies(fake)
     copies.offer(link.pinned)
-    payload = lent(link.transport.pinned)
+    payload = lent(transport.pinned)
     for _ in range(2):
         assert copies.to_device(borrowed(link, payload), GPU).tolist() == list(range(16))
     assert fake.copied == [False, False]
@@ -143,9 +147,9 @@ def test_without_the_drivers_help_copies_block(link, error, caplog):
     assert str(error) in caplog.text
 
 
-def test_other_memory_is_copied_at_once(copies, fake, link):
-    pinned = borrowed(link, lent(link.transport.pinned))
-    for tensor in (torch.ones(3), borrowed(link, lent(link.transport.arena)), pinned[::2], pinned[:0]):
+def test_other_memory_is_copied_at_once(copies, fake, link, transport):
+    pinned = borrowed(link, lent(transport.pinned))
+    for tensor in (torch.ones(3), borrowed(link, lent(transport.arena)), pinned[::2], pinned[:0]):
         assert torch.equal(copies.to_device(tensor, GPU), tensor)
     assert fake.copied == [False] * 4
     assert fake.events == []
@@ -169,8 +173,8 @@ def test_where_nothing_is_pinned_the_driver_is_told_nothing(fake):
     assert (fake.registered, fake.copied) == ([], [False, False])
 
 
-def test_on_the_cpu_nothing_happens(copies, fake, link):
-    tensor = borrowed(link, lent(link.transport.pinned))
+def test_on_the_cpu_nothing_happens(copies, fake, link, transport):
+    tensor = borrowed(link, lent(transport.pinned))
     assert copies.to_device(tensor, torch.device("cpu")) is tensor
     assert fake.registered == []
 
@@ -182,8 +186,8 @@ def test_without_an_offer_a_worker_copies_all_the_same():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-def test_a_result_on_a_device_is_written_where_it_will_be_read(link):
-    loan = link.transport.pinned.loan(64)
+def test_a_result_on_a_device_is_written_where_it_will_be_read(link, transport):
+    loan = transport.pinned.loan(64)
     value = torch.arange(8, device="cuda", dtype=torch.float32)
     write_elements(value, link.map(loan.descriptor)[:32])
     write_elements(value.view(2, 4).T, link.map(loan.descriptor)[32:])
@@ -193,11 +197,11 @@ def test_a_result_on_a_device_is_written_where_it_will_be_read(link):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-def test_a_real_driver_copies_from_it(link):
+def test_a_real_driver_copies_from_it(link, transport):
     gpu = torch.device("cuda", 0)
     copies = Copies(Cuda())
     copies.offer(link.pinned)
-    payload, inputs = lent(link.transport.pinned, 2**16), Inputs(link)
+    payload, inputs = lent(transport.pinned, 2**16), Inputs(link)
     tensor = borrowed(link, payload, inputs)
     assert not tensor.is_pinned()
     moved = copies.to_device(tensor, gpu)

@@ -95,10 +95,10 @@ def _fits_a_frame(value: torch.Tensor) -> bool:
 
 def encode_native(value: Any, inputs: Inputs, archive: objects.Archive) -> Encoded:
     """Encode for a node that reads it as it is."""
-    if isinstance(value, torch.Tensor) and objects.is_plain(value) and value.dim() <= MAX_RANK:
-        return _tensor(value, inputs)
     if type(value) in _FLAT:
         return _flat(value, inputs)
+    if isinstance(value, torch.Tensor) and objects.is_plain(value) and value.dim() <= MAX_RANK:
+        return _tensor(value, inputs)
     pickled = objects.dump(value, archive)
     layout = object_layout(len(pickled.pickle), [buffer.nbytes for buffer in pickled.buffers])
     header = pack_header(Kind.OBJECT, layout.size)
@@ -163,7 +163,8 @@ def _listed(value: Any) -> Any:
 
 
 def _raw(kind: Kind, data: bytes | bytearray | memoryview) -> Encoded:
-    return Encoded(pack_header(kind, len(data)), len(data), partial(_copy, data), source=data)
+    size = len(data)
+    return new_tuple(Encoded, (pack_header(kind, size), size, partial(_copy, data), None, data))
 
 
 def _sized(sized: Sized) -> Encoded:
@@ -267,9 +268,9 @@ def decode_native(ref: Ref, inputs: Inputs) -> Any:
     kind, dtype, shape, _ = parse_header(ref.header)
     if kind is Kind.TENSOR:
         return objects.tensor_of(inputs.borrow(ref), dtype, shape)
-    if kind is Kind.TEXT:
-        return str(inputs.look(ref), "utf-8")
-    if kind is Kind.JSON:
-        return json.loads(str(inputs.look(ref), "utf-8"))
-    view = inputs.borrow(ref)
-    return objects.load(view) if kind is Kind.OBJECT else view
+    if kind is Kind.BYTES:
+        return inputs.borrow(ref)
+    if kind is Kind.OBJECT:
+        return objects.load(inputs.borrow(ref))
+    text = str(inputs.look(ref), "utf-8")
+    return text if kind is Kind.TEXT else json.loads(text)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
@@ -105,7 +105,6 @@ class Job(NamedTuple):
         return not self.row and self.direct and asks_to_describe(self.headers)
 
 
-_ID_OF, _HEADERS_OF = itemgetter(0), itemgetter(1)  # of a job
 _HAS_SPOKEN = attrgetter("has_spoken")
 
 
@@ -152,8 +151,8 @@ class NodeContext:
         context = self.context
         if name != self._name:
             self._name = context.model_name = self._metrics.model_name = name
-        context.request_ids = dict(enumerate(map(_ID_OF, jobs)))
-        context.request_processor = [*map(self._processor, map(_HEADERS_OF, jobs))]
+        context.request_ids = {index: job.request_id for index, job in enumerate(jobs)}
+        context.request_processor = [self._processor(job.headers) for job in jobs]
         self._metrics.set_request_ids(context.request_ids)
         context.metrics = self._metrics
 

@@ -9,7 +9,6 @@ every node as in TorchServe; rows of several parents have nothing to unwrap.
 from __future__ import annotations
 
 import importlib
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     Together = Callable[[list[Any]], list[Any]]  # makes of rows what a handler gets
 
 BODY = "body"
-_ROW_OF = attrgetter("row")
 PACKAGE = "ts.torch_handler.request_envelope"
 
 
@@ -49,7 +47,7 @@ def enveloped(spec: WorkerSpec, entry: Entry, context: Any) -> Callable[[Sequenc
         if joins(spec):
             return _Joined(spec, entry, context, kind(entry)).answer
         entry = kind(entry).handle
-    return lambda jobs, together: entry(together([*map(_ROW_OF, jobs)]), context)
+    return lambda jobs, together: entry(together([job.row for job in jobs]), context)
 
 
 class _Joined:

@@ -20,6 +20,7 @@ from urllib.parse import unquote_to_bytes
 
 from wfserve.child import media
 from wfserve.child.fault import NodeError
+from wfserve.transport.base import new_tuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,12 +49,13 @@ def parameters(
     what carries them is. Raises `NodeError` (400) if a multipart body or what should be tensors is malformed.
     """
     mime = mime_of(content_type)
-    read = partial(_decoded, raw=raw, tensors=tensors) if decode else _ignoring_type(raw)
     if mime == "multipart/form-data":
+        read = partial(_decoded, raw=raw, tensors=tensors) if decode else _ignoring_type(raw)
         return list(_multipart(content_type, body, raw, read))
     if mime == "application/x-www-form-urlencoded":
         return list(_fields(body))
-    return [Parameter("body", read(content_type, body), content_type)]
+    value = _decoded(content_type, body, raw, tensors) if decode else raw(body)
+    return [new_tuple(Parameter, ("body", value, content_type))]
 
 
 def _ignoring_type(raw: Raw) -> Read:

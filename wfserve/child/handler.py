@@ -9,8 +9,6 @@ import importlib
 import logging
 import os
 import traceback
-from functools import partial
-from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wfserve.child.context import NodeContext
@@ -44,9 +42,6 @@ class Answer(NamedTuple):
 
     value: Any
     response: bytes
-
-
-_answer_of = partial(new_tuple, Answer)
 
 
 class Handler:
@@ -98,7 +93,7 @@ class Handler:
 
     def _answers(self, values: Sequence[Any]) -> list[Answer | Fault]:
         if self._node.is_silent():
-            return [*map(_answer_of, zip(values, repeat(b"")))]
+            return [new_tuple(Answer, (value, b"")) for value in values]
         return [self._answer(index, value) for index, value in enumerate(values)]
 
     def _answer(self, index: int, value: Any) -> Answer | Fault:

@@ -162,8 +162,8 @@ class _Batch:
         self._call = call
         self._extents = extents
         self._live = [
-            (index, Arrived(item.request_id, bytes(link.map(item.headers.descriptor)), item.inputs))
-            for index, item in enumerate(call.items)
+            (index, new_tuple(Arrived, (request_id, bytes(link.map(headers.descriptor)), inputs)))
+            for index, (request_id, headers, inputs) in enumerate(call.items)
         ]
         self._found: dict[int, Result] = {}
         self.inputs: list[Inputs] = []

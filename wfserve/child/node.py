@@ -10,7 +10,7 @@ import logging
 import traceback
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from wfserve.child import codec, many, objects
 from wfserve.child.batch import Batch, Rooms
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from wfserve.child.spec import Place, WorkerSpec
     from wfserve.transport.message import Result
 
-    Handle = Callable[[Sequence[Job]], list[Answer | Fault]]
-
 log = logging.getLogger(__name__)
 
 
@@ -44,13 +42,23 @@ def unheard(_item: int) -> None:
     """Be told of an item, where nobody has to know."""
 
 
-class Calls(NamedTuple):
-    """How the handler is called for the items of one step, and where its results go."""
+class Calls:
+    """How the handler is called for the items of one step, and where its results go.
 
-    extents: Extents
-    begins: Callable[[int], None] = unheard  # told of each item that a call begins with
-    direct: bool = False  # clients called this node alone
-    form: Form = Form.WHOLE
+    `begins` is told of each item that a call begins with; `direct` says that clients called this node alone.
+    """
+
+    def __init__(
+        self,
+        extents: Extents,
+        begins: Callable[[int], None] = unheard,
+        direct: bool = False,
+        form: Form = Form.WHOLE,
+    ) -> None:
+        self.extents = extents
+        self.begins = begins
+        self.direct = direct
+        self.form = form
 
 
 class Node:
@@ -95,14 +103,14 @@ class Node:
                 return self._joined(items, rows, inputs, calls)
             rows.look_together(items)
             jobs = self._jobs(items, rows)
-            handle = partial(self._handler.call, together=self._together(inputs))
+            together = self._together(inputs)
             if not self.spec.is_function:
                 calls.begins(0)
-                return self._written(jobs, handle, inputs, calls)
+                return self._written(jobs, together, inputs, calls)
             results: list[Result] = []
             for index, job in enumerate(jobs):
                 calls.begins(index)
-                results.append(self._written_alone(job, handle, inputs, calls))
+                results.append(self._written_alone(job, together, inputs, calls))
             return results
 
     def _joined(self, items: Sequence[Arrived], rows: Rows, inputs: Inputs, calls: Calls) -> list[Result]:
@@ -128,23 +136,31 @@ class Node:
         return jobs
 
     def _written(
-        self, jobs: Sequence[Job | Fault], handle: Handle, inputs: Inputs, calls: Calls
+        self, jobs: Sequence[Job | Fault], together: Together, inputs: Inputs, calls: Calls
     ) -> list[Result]:
         """Call the handler with those jobs that could be read, and write what it returns."""
         readable = [job for job in jobs if not isinstance(job, Fault)]
-        answers = iter(many.call(handle, readable, self.spec, calls.form))
+        answers = iter(self._called(readable, together, calls.form))
         outcomes = [
             job if isinstance(job, Fault) else self._encoded(job, next(answers), inputs, calls.form)
             for job in jobs
         ]
         return write_results(calls.extents, outcomes)
 
-    def _written_alone(self, job: Job | Fault, handle: Handle, inputs: Inputs, calls: Calls) -> Result:
+    def _written_alone(self, job: Job | Fault, together: Together, inputs: Inputs, calls: Calls) -> Result:
         """Call a function with a job, if that could be read, and write what it returns."""
         if isinstance(job, Fault):
             return job
-        (answer,) = many.call(handle, (job,), self.spec, calls.form) if self._may_be_many else handle((job,))
+        answer = self._called((job,), together, calls.form)[0]
         return write_result(calls.extents, self._encoded(job, answer, inputs, calls.form))
+
+    def _called(
+        self, jobs: Sequence[Job], together: Together, form: Form
+    ) -> Sequence[Answer | Fault | many.Division]:
+        """Return what the handler makes of each job, of as many rows as an input may be."""
+        if not self._may_be_many:
+            return self._handler.call(jobs, together)
+        return many.call(partial(self._handler.call, together=together), jobs, self.spec, form)
 
     def _together(self, inputs: Inputs) -> Together:
         if self.spec.data_format == "bytes":

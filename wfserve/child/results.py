@@ -129,7 +129,7 @@ def _result(extents: Extents, outcome: Outcome) -> Result:
     if not isinstance(outcome, list):
         encoded, response = outcome
         ref = _write(extents, encoded)
-        return ref if isinstance(ref, Fault) else Value(ref, response)
+        return ref if isinstance(ref, Fault) else new_tuple(Value, (ref, response))
     refs: list[Ref] = []
     for part in outcome:
         ref = _write(extents, part)

@@ -82,7 +82,8 @@ class Rows:
         """Return the job of an item. Raises `NodeError` if its input cannot be read."""
         headers = Headers(item.headers)
         if self._direct or self._layout.begins:
-            return Job(item.request_id, headers, self._client_row(item, headers), self._direct)
+            row = self._client_row(item, headers)
+            return new_tuple(Job, (item.request_id, headers, row, self._direct))
         if self._layout.single is not None:
             headers.add_parameters(self._layout.single)
             ((_, ref),) = item.inputs
