@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
 import yaml
 
-from wfserve.child.context import Headers, Job, NodeContext
+from wfserve.child.context import Job, NodeContext
+from wfserve.child.headers import Headers
 from wfserve.child.spec import WorkerSpec
 
 if TYPE_CHECKING:
@@ -202,3 +205,22 @@ def test_what_a_handler_sets_is_asked_for(speak: Callable[[Any], object]) -> Non
     assert not node.is_silent()
     node.begin([Job("id-9", Headers(b""), {})], "flow__node")
     assert node.is_silent()
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))])
+def test_headers_are_as_open_as_any_object(copied: Callable[[Headers], Headers]) -> None:
+    class Own(Headers):
+        """A handler's."""
+
+    headers = Headers(b'[["Kind", "cat"]]')
+    headers.add_parameters({"body": "text/plain"})
+    assert dict(copied(headers)) == {"body": {"content-type": "text/plain"}, "Kind": "cat"}
+    assert Own(b'[["Kind", "cat"]]').find("kind") == "cat"
+
+
+def test_a_context_is_the_handlers_to_change_and_to_copy() -> None:
+    _, context = begun([("Kind", "cat")])
+    context.own_attribute = 1
+    copied = copy.deepcopy(context)
+    assert copied.own_attribute == 1
+    assert copied.get_all_request_header(0) == {"Kind": "cat"}

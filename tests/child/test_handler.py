@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from wfserve.child.context import Headers, Job
+from wfserve.child.context import Job
 from wfserve.child.handler import Answer, Handler
+from wfserve.child.headers import Headers
 from wfserve.transport.message import Fault
 
 if TYPE_CHECKING:

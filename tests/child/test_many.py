@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from wfserve.child import many
-from wfserve.child.context import Headers, Job
+from wfserve.child.context import Job
 from wfserve.child.handler import Answer
+from wfserve.child.headers import Headers
 from wfserve.child.spec import WorkerSpec
 from wfserve.transport.message import Fault, Form
 

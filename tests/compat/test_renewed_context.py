@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from wfserve.child.context import Headers, Job, NodeContext
+from wfserve.child.context import Job, NodeContext
+from wfserve.child.headers import Headers
 from wfserve.child.spec import WorkerSpec
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from PIL import Image, ImageOps
 
 from wfserve.archive.mar import open_model
 from wfserve.archive.war import open_workflow
-from wfserve.child.context import Headers, Job
+from wfserve.child.context import Job
 from wfserve.child.handler import Handler
+from wfserve.child.headers import Headers
 from wfserve.child.spec import WorkerSpec
 from wfserve.child.surroundings import COMPAT
 from wfserve.dag.check import check_file

@@ -35,8 +35,8 @@ from wfserve.transport.message import MAX_RESPONSE_BYTES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from wfserve.child.context import Headers
     from wfserve.child.handler import Answer
+    from wfserve.child.headers import Headers
     from wfserve.child.inputs import Inputs
     from wfserve.transport.message import Ref
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wfserve.child import codec, form, media
-from wfserve.child.context import Headers, Job, asks_to_describe
+from wfserve.child.context import Job, asks_to_describe
 from wfserve.child.envelope import BODY, joins
 from wfserve.child.fault import NodeError
+from wfserve.child.headers import Headers
 from wfserve.child.tensors import tensor_over
 from wfserve.transport.base import new_tuple
 from wfserve.transport.frame import Kind, parse_header
