@@ -12,6 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check -q
 NATIVE := $(wildcard native/*.cpp native/*.hpp)
 NATIVE_TESTS := $(wildcard native/tests/*.cpp native/tests/*.hpp)
+HOT := $(shell $(PYTHON) native/compile.py --list)
 CMAKE := $(or $(shell command -v cmake),$(BIN)/cmake)
 DIGITS := $(filter-out %.png %.md,$(wildcard examples/digits/*))
 ARCHIVES := workflow_store/digits.war workflow_store/digits_cnn.mar workflow_store/digits_mlp.mar
@@ -66,7 +67,7 @@ $(VENV)/.torch: $(VENV)/.venv
 	$(if $(TORCH),$(PIP) install $(TORCH))
 	@touch $@
 
-$(VENV)/.installed: $(VENV)/.torch pyproject.toml CMakeLists.txt $(NATIVE)
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml CMakeLists.txt $(NATIVE) native/compile.py $(HOT)
 	$(PIP) install -e ".[test,lint,examples]" --config-settings=cmake.define.WFSERVE_WERROR=ON
 	@touch $@
 

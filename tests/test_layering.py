@@ -20,7 +20,8 @@ ROOMS = (
     *("cli", "commands", "client", "doctor", "launch", "notify", "front", "asgi", "http", "registry"),
     *("state", "dag", "scheduling", "workers", "child", "transport", "archive", "compat", "_native"),
 )  # each may import what stands after it
-FOR_EVERYONE = ("config", "dtypes", "errors", "identity", "measure")  # these import nothing but errors
+FIRST = "compiled"  # it says how the others are loaded, so the package itself imports it
+FOR_EVERYONE = (FIRST, "config", "dtypes", "errors", "identity", "measure")  # these import nothing but errors
 HEAVY = ("torch", "httpx", "sklearn")
 MAY_BE_HEAVY = ("wfserve.child", "wfserve.compat", "wfserve.workers.process")
 ARCHIVED = "wfserve.compat.ts"  # only archived handlers import it, as `ts`, in workers
@@ -112,7 +113,7 @@ def is_ours(module: str) -> bool:
 def points_up(each: Import) -> bool:
     """Tell whether an import of ours breaks the order of the rooms, or a room is not on the list."""
     importer, target = room(each.importer), room(each.target)
-    if target in ("", "errors"):
+    if target in ("", "errors") or (importer, target) == ("", FIRST):
         return False
     if importer in ("", *FOR_EVERYONE):
         return importer != target

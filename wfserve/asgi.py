@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from wfserve import compiled
 from wfserve.config import load, remarks
 from wfserve.errors import WfserveError
 from wfserve.http.apis import Apis
@@ -124,9 +125,11 @@ def _alone(config: Config) -> Config:
 
 
 def announce(config: Config) -> None:
-    """Log what of the configuration has no effect, once."""
+    """Log what of the configuration has no effect, once, and why wfserve is slower than it could be."""
     for remark in remarks(config):
         log.info("%s", remark)
+    if compiled.why_not:
+        log.info("wfserve runs interpreted: %s", compiled.why_not)
 
 
 async def _refuse(error: WfserveError, send: Send) -> None:

@@ -21,7 +21,7 @@ from wfserve.transport import frame
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-DTYPES = {name: getattr(torch, name) for name in frame.DTYPES if hasattr(torch, name)}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in frame.DTYPES if hasattr(torch, name)}
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _PLAIN_TYPES, _STRIDED = frozenset({torch.Tensor, torch.nn.Parameter}), torch.strided
 # Elements are copied as integers of their size: float8 and its like have no copy of their own.
