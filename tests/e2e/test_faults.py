@@ -8,6 +8,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -149,10 +150,10 @@ def worker_pids(server):
 
 
 def is_worker(pid):
-    """Workers lead process groups of their own; the fork server and the resource tracker do not."""
+    """Workers lead process groups of their own, as front ends do; the fork server and others do not."""
     try:
-        return os.getpgid(pid) == pid
-    except ProcessLookupError:
+        return os.getpgid(pid) == pid and b"wfserve.front" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (ProcessLookupError, FileNotFoundError):
         return False
 
 
