@@ -208,7 +208,7 @@ def _of_loans(nodes: list[Node]) -> Iterator[Family]:
     """
     labelled = _labelled(nodes)
     for name, factor in (("idle", -1), ("running", 1)):
-        samples: Samples = [(labels, factor * each.pool.running) for labels, each in labelled]
+        samples: Samples = [(labels, factor * each.pool.begun) for labels, each in labelled]
         yield Family(f"wfserve_workers_{name}", "gauge", "", samples)
 
 

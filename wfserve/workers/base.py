@@ -243,6 +243,7 @@ class PoolStatistics:
     deaths: int  # of replicas; leaving and closing the pool do not count
     batches: int  # that were answered
     batches_lost: int
+    begun: int = 0  # of those that run: others wait for batches of other processes
 
 
 class Pool(Protocol):

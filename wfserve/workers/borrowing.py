@@ -213,7 +213,7 @@ class BorrowedPool(TurnsPool):
     async def _leave(self, replica: BorrowedReplica, worker: BorrowedWorker) -> None:
         """Have a worker forget this process, or die if it does not."""
         patience = MOST_AHEAD * self._settings.patience
-        lives = await worker.leave(patience, lambda: self._runs(replica))
+        lives = await worker.leave(patience, lambda: self._has_begun(replica))
         replica.forgotten = lives
         if lives and replica.kept:
             self._hold(replica.offer.pidfd, replica)

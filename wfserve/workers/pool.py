@@ -402,8 +402,8 @@ class ProcessPool:
             await self._news.wait()
         raise ServiceUnavailableError(f"{self._name} is being unregistered.")
 
-    def _runs(self, replica: Replica) -> bool:
-        """Whether its worker runs a batch of this process."""
+    def _has_begun(self, replica: Replica) -> bool:
+        """Whether its worker has begun with a batch of this process."""
         return replica.batch is not None
 
     def statistics(self) -> PoolStatistics:
@@ -411,7 +411,8 @@ class ProcessPool:
         return PoolStatistics(
             replicas=[replica.status() for replica in self._replicas],
             idle=len(self._idle),
-            running=sum(map(self._runs, self._replicas)),
+            running=sum(replica.batch is not None for replica in self._replicas),
+            begun=sum(map(self._has_begun, self._replicas)),
             wanted=sum(not replica.leaving for replica in self._replicas),
             deaths=self._deaths,
             batches=self._batches,

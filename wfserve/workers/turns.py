@@ -59,9 +59,9 @@ class TurnsPool(ProcessPool):
         self._take_in(replica)
         self._listener.batch_lost(batch, "withdrawn")
 
-    def _runs(self, replica: Replica) -> bool:
+    def _has_begun(self, replica: Replica) -> bool:
         if replica.worker is None or replica.lease is None or not replica.joined:
-            return super()._runs(replica)
+            return super()._has_begun(replica)
         return replica.worker.progress(replica.lease.number) is not None
 
     def withdraw(self, batch: Batch) -> None:
