@@ -16,7 +16,7 @@ import wfserve
 from wfserve import compiled
 
 NAME = "wfserve.dag.walk"
-TELL = f"import {NAME} as m, wfserve.compiled as c; print(m.__file__, getattr(m, 'EDITED', ''), c.why_not)"
+TELL = f"import {NAME} as m, wfserve.compiled as c; print(m.__file__, getattr(m, 'EDITED', ''), c.why_not, sep='|')"
 were_compiled = pytest.mark.skipif(
     compiled.why_not.startswith("nothing was compiled"), reason="wfserve was installed without"
 )
@@ -88,7 +88,7 @@ def said_by(copy: Path, **environment: str) -> list[str]:
     script = f"import sys; sys.path.insert(0, {str(copy)!r}); {TELL}"
     command = [sys.executable, "-c", script]
     found = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=copy)
-    return found.stdout.strip().split(" ", 2)
+    return found.stdout.strip().split("|")
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,26 @@ from wfserve.workers.base import Done
 # Handlers are arbitrary code: these reach into the runtime around them, and speak to the server themselves.
 ROGUE = '''
 import ctypes
-import wfserve.child.main as runtime
-from wfserve.child.results import write_reply
+import gc
 from wfserve.transport.base import Descriptor, Message, MessageKind
+from wfserve.transport.shm import ShmChildLink
 
-def lie(extents, reply):
-    place = write_reply(extents, reply)
-    behave = BEHAVIOUR.get(word)
-    return behave(extents._link, place) if behave else place
+class Liar:
+    """What stands between the runtime and its end of the rings."""
+
+    def __init__(self, link):
+        self.link, self.end = link, link.end
+
+    def __getattr__(self, name):
+        return getattr(self.end, name)
+
+    def map(self, place):
+        return self.link.map(place)
+
+    def send(self, message):
+        if message.kind == MessageKind.DONE and (behave := BEHAVIOUR.get(word)):
+            message = message._replace(descriptor=behave(self, message.descriptor))
+        self.end.send(message)
 
 def garbage(link, place):
     link.map(place)[:] = b"\\xff" * place.length
@@ -25,7 +37,7 @@ def garbage(link, place):
 
 def send(*message):
     def behave(link, place):
-        link.send(Message(*message))
+        link.end.send(Message(*message))
         return place
     return behave
 
@@ -66,7 +78,8 @@ word = ""
 def rogue(data, context):
     global word
     if data is None:
-        runtime.write_reply = lie
+        (link,) = (each for each in gc.get_objects() if type(each) is ShmChildLink)
+        link.end = Liar(link)
         return None
     word = bytes(data[0]["body"]).decode()
     return [word]
