@@ -11,12 +11,16 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
+import trio
 
 import wfserve
 from wfserve import compiled
 
 NAME = "wfserve.dag.walk"
-TELL = f"import {NAME} as m, wfserve.compiled as c; print(m.__file__, getattr(m, 'EDITED', ''), c.why_not, sep='|')"
+TELL = f"""
+import {NAME} as module, wfserve.compiled as compiled
+print(module.__file__, getattr(module, "EDITED", ""), compiled.why_not, sep="|")
+"""
 were_compiled = pytest.mark.skipif(
     compiled.why_not.startswith("nothing was compiled"), reason="wfserve was installed without"
 )
@@ -84,9 +88,13 @@ def test_the_switch_has_all_interpreted(package: Path, monkeypatch: pytest.Monke
 
 
 def said_by(copy: Path, **environment: str) -> list[str]:
-    """Return what an interpreter tells of the module of a copy of wfserve: its file, an edit, and why not."""
-    script = f"import sys; sys.path.insert(0, {str(copy)!r}); {TELL}"
-    command = [sys.executable, "-c", script]
+    """Return what an interpreter tells of the module of a copy of wfserve: its file, an edit, and why not.
+
+    Without `site`, whose hooks would find the wfserve that is installed.
+    """
+    packages = Path(trio.__file__).parents[1]
+    script = f"import sys; sys.path[:0] = [{str(copy)!r}, {str(packages)!r}]\n{TELL}"
+    command = [sys.executable, "-S", "-c", script]
     found = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=copy)
     return found.stdout.strip().split("|")
 
