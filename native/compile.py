@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sysconfig
 import tempfile
@@ -88,18 +89,18 @@ def build(extensions: list[Extension], out: Path) -> None:
             pass
     for extension in extensions:
         objects = [str(_object(source)) for source in extension.sources]
-        _run("CC", "-shared", *objects, "-o", str(out / _file_name(extension.name)))
+        _compiler("-shared", *objects, "-o", str(out / _file_name(extension.name)))
 
 
 def _compile(extension: Extension, source: str) -> None:
     directories = [sysconfig.get_path("include"), *extension.include_dirs]
     include = [f"-I{directory}" for directory in directories]
     flags = ["-fPIC", "-fwrapv", "-DNDEBUG", *extension.extra_compile_args]
-    _run("CC", *flags, *include, "-c", source, "-o", str(_object(source)))
+    _compiler(*flags, *include, "-c", source, "-o", str(_object(source)))
 
 
-def _run(tool: str, *arguments: str) -> None:
-    command = os.environ.get(tool) or sysconfig.get_config_var(tool)
+def _compiler(*arguments: str) -> None:
+    command = os.environ.get("CC") or sysconfig.get_config_var("CC")
     subprocess.run([*command.split(), *arguments], check=True)
 
 
@@ -127,7 +128,8 @@ def main() -> None:
     if arguments.out is not None:
         out = arguments.out.resolve()
         os.chdir(ROOT)
-        out.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(out, ignore_errors=True)  # nothing of another build may stay beside this one
+        out.mkdir(parents=True)
         with tempfile.TemporaryDirectory() as directory:
             compiled_from = manifest()  # before: what is edited meanwhile shall not pass for compiled
             build(generate(Path(directory)), out)

@@ -127,9 +127,16 @@ async def test_who_takes_nothing_is_killed(front, monkeypatch):
     raise AssertionError("it could have taken for ever")
 
 
+async def test_who_takes_nothing_is_killed_by_a_question_too(front, monkeypatch):
+    monkeypatch.setattr("wfserve.transport.channel.MOST_WAITING", 0)
+    monkeypatch.setattr(asking, "PATIENCE", 0.01)
+    assert await front.questions.ask("alive") is None  # the rest of the server does not hear of it
+    assert front._process.killed
+
+
 async def test_questions_are_answered_each_by_its_own(wires):
     near, far = wires
-    questions = Questions(near)
+    questions = Questions(near.send)
     answers = {}
 
     async def ask(what):
@@ -148,7 +155,7 @@ async def test_questions_are_answered_each_by_its_own(wires):
 async def test_a_question_is_given_up(wires, monkeypatch):
     monkeypatch.setattr(asking, "PATIENCE", 0.01)
     near, far = wires
-    questions = Questions(near)
+    questions = Questions(near.send)
     assert await questions.ask("health") is None
     (question, _) = await far.receive()
     questions.hear(Answer(question.ticket, True))  # too late: nobody is there to hear it

@@ -10,17 +10,18 @@ import trio
 from wfserve.front.messages import Ask
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from wfserve.front.messages import Answer, Question
-    from wfserve.transport.channel import Channel
 
 PATIENCE = 2.0  # seconds
 
 
 class Questions:
-    """What was asked over one channel and has not been answered."""
+    """What was asked of one process, which hears what is given to `send`, and has not been answered."""
 
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
+    def __init__(self, send: Callable[[Ask], None]) -> None:
+        self._send = send
         self._tickets = itertools.count(1)
         self._open: dict[int, trio.Event] = {}
         self._values: dict[int, object] = {}
@@ -30,7 +31,7 @@ class Questions:
         ticket, answered = next(self._tickets), trio.Event()
         self._open[ticket] = answered
         try:
-            self._channel.send(Ask(ticket, what))
+            self._send(Ask(ticket, what))
             with trio.move_on_after(PATIENCE):
                 await answered.wait()
             return self._values.pop(ticket, None)

@@ -78,7 +78,7 @@ class _FrontEnd:
         self._channel = channel
         self._transport = transport
         self._borrower = Borrower(channel.send)
-        self._questions = Questions(channel)
+        self._questions = Questions(channel.send)
         self._tokens = Tokens(start.config.key_file, start.config.token_expiration)
         self._tokens.keys = start.keys
         self._stop = trio.Event()

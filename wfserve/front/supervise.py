@@ -65,7 +65,7 @@ class FrontEnd:
         self.segment = segment
         self.segment_fd = -1
         self.channel = channel
-        self.questions = Questions(channel)
+        self.questions = Questions(self.send)
         self.counted: list[Family] = []  # what it said last
         self.dead = False
         self._process = process

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from wfserve.transport.progress import Progress
     from wfserve.workers.base import LoadError
     from wfserve.workers.loans import Offered
+
 NO_MEMORY = 0.1  # seconds until it is asked for again
 
 
