@@ -84,7 +84,8 @@ lint: install ## ruff, mypy and clang-format
 	$(BIN)/clang-format --dry-run --Werror $(NATIVE) $(NATIVE_TESTS)
 	$(BIN)/python native/stub.py --check
 
-stubs: install ## write wfserve/_native.pyi anew
+stubs: $(VENV)/.torch ## write wfserve/_native.pyi anew, which what is compiled is checked against
+	$(PIP) install -e ".[lint]" --config-settings=cmake.define.WFSERVE_COMPILE=OFF
 	$(BIN)/python native/stub.py
 
 bench: install ## measure each layer and the whole; SECONDS_PER_CELL=5

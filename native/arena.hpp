@@ -49,7 +49,7 @@ class Arena {
         if (c >= classes_.size()) return std::nullopt;
         const std::uint64_t need =
             std::min(slot_size(c), round_up(std::max<std::uint64_t>(nbytes, 1), unit(c)));
-        if (loaned_ + kept_ + need > limit_ + next_backed(c)) trim();
+        if (loaned_ + kept_ + need > limit_ + next_backed(c)) trim(kEverything, kNever);
         if (loaned_ + std::max(need, next_backed(c)) > limit_) return std::nullopt;
         return lend(c, need);
     }
@@ -62,9 +62,13 @@ class Arena {
         if (closed_ && slots_ == 0) segment_.close();
     }
 
-    // Punch out the pages that only free slots lie in.
-    void trim() {
-        for (unsigned c = 0; c < classes_.size(); ++c) trim_class(c);
+    // Punch out the pages that only slots lie in which have been free for a whole round: what is lent again
+    // and again keeps its pages. Looks at about `most` bytes, so that nobody waits long, and returns at how
+    // many it did; with 0 the round is over and the next one begins.
+    std::uint64_t trim(std::uint64_t most) {
+        const std::uint64_t seen = trim(most, round_);
+        if (seen == 0) ++round_;
+        return seen;
     }
 
     // No more loans; the segment goes with the last slot that is still held.
@@ -82,12 +86,15 @@ class Arena {
     static constexpr unsigned kRegionBits = 5;
     static constexpr unsigned kSmallestShift = 6;  // 64 bytes: one cache line, one frame alignment
     static constexpr std::uint32_t kNone = UINT32_MAX;
+    static constexpr std::uint64_t kEverything = UINT64_MAX;
+    static constexpr std::uint64_t kNever = UINT64_MAX;  // the round before which every slot was given back
     static constexpr std::size_t kLeastReservation = std::size_t{1} << 28;
 
     struct Slot {
         std::uint64_t backed = 0;  // bytes that may have been touched since the slot was last punched
         std::uint32_t refs = 0;
         std::uint32_t next = kNone;  // on a free list
+        std::uint64_t freed = 0;     // the round in which it was given back, or looked at in vain
     };
 
     // Both lists are last in, first out: the slot freed last is the one most likely still in a cache.
@@ -175,8 +182,10 @@ class Arena {
 
     void keep(unsigned c, std::uint32_t index) {
         Class& cls = classes_[c];
-        cls.slots[index].next = std::exchange(cls.warm, index);
-        kept_ += cls.slots[index].backed;
+        Slot& slot = cls.slots[index];
+        slot.next = std::exchange(cls.warm, index);
+        slot.freed = round_;
+        kept_ += slot.backed;
     }
 
     void chill(unsigned c, std::uint32_t index) {
@@ -185,45 +194,67 @@ class Arena {
         cls.slots[index].backed = 0;
     }
 
-    std::vector<std::uint32_t> take_warm(Class& cls) {
-        std::vector<std::uint32_t> indices;
-        for (std::uint32_t index = cls.warm; index != kNone; index = cls.slots[index].next) {
-            indices.push_back(index);
+    std::uint64_t trim(std::uint64_t most, std::uint64_t before) {
+        std::uint64_t seen = 0;
+        for (unsigned c = 0; c < classes_.size() && seen < most; ++c)
+            seen += trim_class(c, most - seen, before);
+        return seen;
+    }
+
+    std::uint64_t trim_class(unsigned c, std::uint64_t most, std::uint64_t before) {
+        const std::uint64_t kept = kept_;
+        const std::vector<std::uint32_t> warm = take_warm(classes_[c], most, before);
+        const std::uint64_t seen = kept - kept_;
+        for (std::size_t first = 0, last = 0; first < warm.size(); first = last) {
+            for (last = first + 1; last < warm.size() && warm[last] == warm[last - 1] + 1;) ++last;
+            trim_run(c, warm[first], warm[last - 1] + 1, before);
         }
-        cls.warm = kNone;
-        for (const std::uint32_t index : indices) kept_ -= cls.slots[index].backed;
+        return seen;
+    }
+
+    // Warm slots that were given back before a round, off their list, where the others stay in order.
+    std::vector<std::uint32_t> take_warm(Class& cls, std::uint64_t most, std::uint64_t before) {
+        std::vector<std::uint32_t> indices;
+        std::uint64_t seen = 0;
+        for (std::uint32_t* link = &cls.warm; *link != kNone && seen < most;) {
+            Slot& slot = cls.slots[*link];
+            if (slot.freed >= before) {
+                link = &slot.next;
+                continue;
+            }
+            indices.push_back(std::exchange(*link, slot.next));
+            seen += slot.backed;
+        }
+        kept_ -= seen;
         std::sort(indices.begin(), indices.end());
         return indices;
     }
 
-    void trim_class(unsigned c) {
-        const std::vector<std::uint32_t> warm = take_warm(classes_[c]);
-        for (std::size_t first = 0, last = 0; first < warm.size(); first = last) {
-            for (last = first + 1; last < warm.size() && warm[last] == warm[last - 1] + 1;) ++last;
-            trim_run(c, warm[first], warm[last - 1] + 1);
-        }
-    }
-
     bool begins_page(unsigned c, std::uint32_t index) const { return offset_of(c, index) % page() == 0; }
 
-    // How far the free slots reach, on the page that `index` lies in, down and up from it. Some may be cold:
-    // a page whose slots had all been punched may have been lent again in part.
-    std::uint32_t free_before(unsigned c, std::uint32_t index) const {
-        while (!begins_page(c, index) && classes_[c].slots[index - 1].refs == 0) --index;
+    // Some that are free may be cold: a page whose slots had all been punched may have been lent again in
+    // part.
+    static bool idle(const Slot& slot, std::uint64_t before) {
+        return slot.refs == 0 && (slot.backed == 0 || slot.freed < before);
+    }
+
+    // How far the idle slots reach, on the page that `index` lies in, down and up from it.
+    std::uint32_t idle_before(unsigned c, std::uint32_t index, std::uint64_t before) const {
+        while (!begins_page(c, index) && idle(classes_[c].slots[index - 1], before)) --index;
         return index;
     }
-    std::uint32_t free_behind(unsigned c, std::uint32_t index) const {
+    std::uint32_t idle_behind(unsigned c, std::uint32_t index, std::uint64_t before) const {
         const std::vector<Slot>& slots = classes_[c].slots;
-        while (index < slots.size() && !begins_page(c, index) && slots[index].refs == 0) ++index;
+        while (index < slots.size() && !begins_page(c, index) && idle(slots[index], before)) ++index;
         return index;
     }
 
-    // Punch the whole pages among the free neighbours [first, last) in one call; slots on other pages stay
+    // Punch the whole pages among the idle neighbours [first, last) in one call; slots on other pages stay
     // warm.
-    void trim_run(unsigned c, std::uint32_t first, std::uint32_t last) {
-        const std::uint32_t before = free_before(c, first), behind = free_behind(c, last);
+    void trim_run(unsigned c, std::uint32_t first, std::uint32_t last, std::uint64_t before) {
+        const std::uint32_t lowest = idle_before(c, first, before), behind = idle_behind(c, last, before);
         const bool nothing_behind = behind == classes_[c].slots.size();
-        const std::uint64_t from = round_up(offset_of(c, before), page());
+        const std::uint64_t from = round_up(offset_of(c, lowest), page());
         const std::uint64_t end = offset_of(c, behind);
         const std::uint64_t to = nothing_behind ? round_up(end, page()) : end / page() * page();
         const bool punched = to > from && segment_.punch(from, to - from);
@@ -242,6 +273,7 @@ class Arena {
     std::uint64_t loaned_ = 0;  // bytes of these
     std::uint64_t kept_ = 0;    // bytes of free slots that still have their pages
     std::uint64_t high_water_ = 0;
+    std::uint64_t round_ = 1;  // of trimming
     bool closed_ = false;
 };
 

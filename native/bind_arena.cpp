@@ -45,7 +45,7 @@ class NumberedArena {
         if (data.size() > 0) std::memcpy(lent->hold().data(offset), data.data(), data.size());
         return Payload(lent->hold(), segment_, {offset, data.size()}, std::move(header));
     }
-    void trim() { arena_->trim(); }
+    std::uint64_t trim(std::uint64_t most) { return arena_->trim(most); }
     void close() { arena_->close(); }
     int fd() const { return arena_->fd(); }
     std::uint64_t free_bytes() const { return arena_->free_bytes(); }
@@ -165,7 +165,8 @@ void bind_arena(nb::module_& module) {
             nb::arg("header"), nb::arg("data"),
             nb::sig("def publish(self, header: bytes, data: bytes | bytearray) -> Payload | None"),
             "Return a copy of `data` as a payload, or None if the limit would be exceeded.")
-        .def("trim", &NumberedArena::trim, "Give the pages of free slots back to the system.")
+        .def("trim", &NumberedArena::trim, nb::arg("nbytes"),
+             "Give back what was free for a whole round, `nbytes` or so; 0 is returned when it is over.")
         .def("close", &NumberedArena::close, "Lend no more; the segment goes with its last slot.")
         .def("statistics", &NumberedArena::statistics,
              "Return slots held and loaned, limit, resident and high-water bytes.")

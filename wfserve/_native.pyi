@@ -65,8 +65,8 @@ class Arena:
     def publish(self, header: bytes, data: bytes | bytearray) -> Payload | None:
         """Return a copy of `data` as a payload, or None if the limit would be exceeded."""
 
-    def trim(self) -> None:
-        """Give the pages of free slots back to the system."""
+    def trim(self, nbytes: int) -> int:
+        """Give back what was free for a whole round, `nbytes` or so; 0 is returned when it is over."""
 
     def close(self) -> None:
         """Lend no more; the segment goes with its last slot."""

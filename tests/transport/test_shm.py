@@ -54,6 +54,13 @@ def fill(transport: ShmTransport, nbytes: int) -> _native.Loan:
     return loan
 
 
+def trim(transport: ShmTransport, rounds: int = 2) -> None:
+    """Give back what has been free for a whole round; in two rounds that is all that is free."""
+    for _ in range(rounds):
+        while transport.arena.trim(MIB):
+            pass
+
+
 class TestMemory:
     def test_reserving_takes_no_memory(self, transport: ShmTransport) -> None:
         assert os.fstat(transport.arena.fd).st_size >= 2**28
@@ -77,10 +84,32 @@ class TestMemory:
         resident = transport.arena.statistics().resident_bytes
         for loan in loans[1:]:
             loan.release()
-        transport.arena.trim()
+        trim(transport)
         after = transport.arena.statistics()
         assert after.resident_bytes <= max(PAGE, after.loaned_bytes) < resident
         assert set(loans[0].buffer) == {0xA5}
+
+    @pytest.mark.parametrize("nbytes", [64, 2 * PAGE, 3 * MIB])
+    def test_trim_leaves_what_is_used_again(self, transport: ShmTransport, nbytes: int) -> None:
+        rarely, often = [[fill(transport, nbytes) for _ in range(4 * PAGE // nbytes or 1)] for _ in range(2)]
+        for loan in [*rarely, *often]:
+            loan.release()
+        for _ in range(3):
+            again = [fill(transport, nbytes) for _ in often]  # those freed last
+            for loan in again:
+                loan.release()
+            trim(transport, rounds=1)
+            assert transport.arena.statistics().resident_bytes >= nbytes * len(often)
+        assert transport.arena.statistics().resident_bytes < nbytes * (len(rarely) + len(often))
+
+    def test_trim_does_not_take_long(self, transport: ShmTransport) -> None:
+        for loan in [fill(transport, MIB) for _ in range(8)]:
+            loan.release()
+        assert transport.arena.trim(2 * MIB) == 0
+        for left in (6, 4, 2, 0):
+            assert transport.arena.trim(2 * MIB) == 2 * MIB
+            assert transport.arena.statistics().resident_bytes == left * MIB
+        assert transport.arena.trim(2 * MIB) == 0
 
     def test_beyond_a_watermark_slots_are_given_back_at_once(self, transport: ShmTransport) -> None:
         for loan in [fill(transport, 4 * MIB) for _ in range(12)]:
@@ -165,7 +194,7 @@ class TestHostileChildren:
         port.attach().map(start)[:] = b"\xff" * 64 * PAGE
         for loan in loans:
             loan.release()
-        transport.arena.trim()
+        trim(transport)
         assert transport.arena.statistics().slots == 0
         assert transport.arena.loan(100).descriptor.length == 128
 
@@ -276,8 +305,8 @@ class ArenaMachine(RuleBasedStateMachine):
             del self.held[offset]
 
     @rule()
-    def trim(self) -> None:
-        self.transport.arena.trim()
+    def trim_all(self) -> None:
+        trim(self.transport)
         statistics = self.transport.arena.statistics()
         assert statistics.resident_bytes <= statistics.loaned_bytes + PAGE * (len(self.held) + 1)
 

@@ -151,8 +151,11 @@ class Arena(Lender, Protocol):
     def free_bytes(self) -> int:
         """Bytes below the limit that are not lent; what `statistics` knows costs a system call."""
 
-    def trim(self) -> None:
-        """Give the memory of free slots back to the system; called when idle."""
+    def trim(self, nbytes: int) -> int:
+        """Give memory that has been free for a whole round back to the system, some `nbytes` of it at most.
+
+        Returns at how many bytes it looked; 0: the round is over, and the next one begins.
+        """
 
     def statistics(self) -> ArenaStatistics:
         """Return what is held now."""

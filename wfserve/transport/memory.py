@@ -168,8 +168,9 @@ class MemoryArena:
         """Bytes below the limit that are not lent."""
         return self._limit - self._loaned
 
-    def trim(self) -> None:
-        """Do nothing: free slots take no memory."""
+    def trim(self, nbytes: int) -> int:
+        """Return 0: free slots take no memory."""
+        return 0
 
     def statistics(self) -> ArenaStatistics:
         """Return what is held now."""

@@ -179,8 +179,9 @@ class PinnedArena:
         self._take_back()
         return self.place.length - self._loaned
 
-    def trim(self) -> None:
-        """Do nothing: pinned memory is never given back."""
+    def trim(self, nbytes: int) -> int:
+        """Return 0: pinned memory is never given back."""
+        return 0
 
     def statistics(self) -> ArenaStatistics:
         """Return what is held now; all of it is resident once a device has been told of it."""

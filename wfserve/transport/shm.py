@@ -61,9 +61,9 @@ class ShmArena:
         """Bytes below the limit that are not lent."""
         return self._native.free_bytes
 
-    def trim(self) -> None:
-        """Give the memory of free slots back to the system."""
-        self._native.trim()
+    def trim(self, nbytes: int) -> int:
+        """Give memory that has been free for a whole round back; returns at how many bytes it looked."""
+        return self._native.trim(nbytes)
 
     def statistics(self) -> ArenaStatistics:
         """Return what is held now."""
