@@ -88,12 +88,15 @@ class ServerEnd {
     Consumer in_;
 };
 
-// Wait until `ready`, without the GIL: a moment awake if `policy` says so, then asleep on `asleep`.
+// Wait until `ready`, without the GIL: awake for at most `spin_us` if that has paid, then asleep on `asleep`.
 template <class Ready>
-void wait_until(Ready ready, std::atomic<std::uint32_t>& asleep, SpinPolicy& policy) {
-    if (!ready() && policy.next()) {
+void wait_until(Ready ready, std::atomic<std::uint32_t>& asleep, SpinPolicies& policies,
+                std::uint32_t spin_us) {
+    const std::chrono::microseconds time{spin_us};
+    SpinPolicy& policy = policies.of(time);
+    if (!ready() && spin_us != 0 && policy.next()) {
         const nb::gil_scoped_release released;
-        policy.learn(spin(ready));
+        policy.learn(spin(ready, time));
     }
     while (!ready()) {
         if (fall_asleep(asleep, [&] { return !ready(); })) {
@@ -113,8 +116,8 @@ class ChildEnd {
           in_(rings_.to_child(), rings_.child_asleep()),
           out_(rings_.to_server()) {}
 
-    nb::object receive() {
-        wait_until([this] { return available(); }, in_.asleep(), policy_);
+    nb::object receive(std::uint32_t spin_us) {
+        wait_until([this] { return available(); }, in_.asleep(), policies_, spin_us);
         return pop();
     }
 
@@ -144,7 +147,7 @@ class ChildEnd {
     Fd doorbell_;
     Consumer in_;
     Producer out_;
-    SpinPolicy policy_;
+    SpinPolicies policies_;
 };
 
 // The ends of one child, which all sleep on the word of its first.
@@ -161,7 +164,7 @@ class ChildEnds {
                     ends_.end());
     }
 
-    nb::tuple receive() {
+    nb::tuple receive(std::uint32_t spin_us) {
         if (ends_.empty()) throw std::invalid_argument("There is no end to receive from");
         std::size_t found = ends_.size();
         const auto ready = [&] {
@@ -170,7 +173,7 @@ class ChildEnds {
                     turns_.next(ends_.size(), [this](std::size_t at) { return ends_[at].end->available(); });
             return found != ends_.size();
         };
-        wait_until(ready, ends_.front().end->asleep(), policy_);
+        wait_until(ready, ends_.front().end->asleep(), policies_, spin_us);
         const Numbered& numbered = ends_[found];
         return nb::make_tuple(numbered.number, numbered.end->pop());
     }
@@ -184,7 +187,7 @@ class ChildEnds {
 
     std::vector<Numbered> ends_;
     Turns turns_;
-    SpinPolicy policy_;
+    SpinPolicies policies_;
 };
 
 }  // namespace
@@ -217,8 +220,10 @@ void bind_rings(nb::module_& module) {
              nb::arg("first_fd") = nb::none(),
              "Map the rings; a child of several has those of the first at `first_fd`.\n\n"
              "All descriptors may be closed afterwards. Raises `OSError` or `ValueError`.")
-        .def("receive", &ChildEnd::receive, nb::sig("def receive(self) -> wfserve.transport.base.Message"),
-             "Wait for a message, without the GIL, and return it. Signal handlers run meanwhile.")
+        .def("receive", &ChildEnd::receive, nb::arg("spin_us"),
+             nb::sig("def receive(self, spin_us: int) -> wfserve.transport.base.Message"),
+             "Wait for a message, without the GIL, and return it. Signal handlers run meanwhile.\n\n"
+             "The first `spin_us` of the wait are spent awake, where that has paid.")
         .def("send", &ChildEnd::send, nb::arg("message"), nb::sig(send_child),
              "Append a message and ring the server's doorbell if it sleeps; waits while the ring is full.");
     nb::class_<ChildEnds>(module, "ChildEnds", nb::is_final(), "A child's ends, which take turns.")
@@ -227,9 +232,9 @@ void bind_rings(nb::module_& module) {
              nb::sig("def add(self, number: int, end: ChildEnd) -> None"),
              "Hear another end; it is the first, or was made with the first's `first_fd`.")
         .def("remove", &ChildEnds::remove, nb::arg("number"), "Hear an end no more; not the first.")
-        .def("receive", &ChildEnds::receive,
-             nb::sig("def receive(self) -> tuple[int, wfserve.transport.base.Message]"),
-             "Wait for a message, without the GIL, and return the number of its end, and it.");
+        .def("receive", &ChildEnds::receive, nb::arg("spin_us"),
+             nb::sig("def receive(self, spin_us: int) -> tuple[int, wfserve.transport.base.Message]"),
+             "Wait for a message, as `ChildEnd.receive` does, and return the number of its end, and it.");
 }
 
 }  // namespace wfserve

@@ -1,4 +1,4 @@
-// A spin ends within kSpinTime, and one that did not pay is tried ever more seldom: an idle machine, a busy
+// A spin ends within its time, and one that did not pay is tried ever more seldom: an idle machine, a busy
 // one and one with a single core hardly see it.
 #pragma once
 
@@ -11,7 +11,7 @@
 namespace wfserve {
 
 // About what it costs to put a thread to sleep and to wake it again.
-inline constexpr std::chrono::microseconds kSpinTime{20};
+inline constexpr std::chrono::microseconds kBriefSpin{20};
 
 // Says which waits begin with a spin: after n in a row that did not pay, 2^n - 1 waits go without one; one
 // that pays makes up for all of them.
@@ -35,6 +35,16 @@ class SpinPolicy {
     std::uint32_t skips_ = 0;                         // waits that are still to go without
 };
 
+// Brief spins and long ones learn apart: where the one does not pay, the other may.
+class SpinPolicies {
+  public:
+    SpinPolicy& of(std::chrono::microseconds time) { return time > kBriefSpin ? long_ : brief_; }
+
+  private:
+    SpinPolicy brief_;
+    SpinPolicy long_;
+};
+
 // Tell the core that this is a loop that waits.
 inline void relax() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -51,12 +61,12 @@ inline long preemptions() {
     return usage.ru_nivcsw;
 }
 
-// Ask `ready` over and over, for at most kSpinTime. Whether that paid: false if it was never ready, and if
+// Ask `ready` over and over, for at most `time`. Whether that paid: false if it was never ready, and if
 // the core could have been another thread's meanwhile, perhaps that of the very one that is waited for.
 template <class Ready>
-bool spin(Ready ready) {
+bool spin(Ready ready, std::chrono::microseconds time) {
     const long before = preemptions();
-    const auto end = std::chrono::steady_clock::now() + kSpinTime;
+    const auto end = std::chrono::steady_clock::now() + time;
     while (!ready()) {
         if (std::chrono::steady_clock::now() >= end) return false;
         for (int moment = 0; moment < 8; ++moment) relax();

@@ -155,8 +155,12 @@ class ChildEnd:
         All descriptors may be closed afterwards. Raises `OSError` or `ValueError`.
         """
 
-    def receive(self) -> wfserve.transport.base.Message:
-        """Wait for a message, without the GIL, and return it. Signal handlers run meanwhile."""
+    def receive(self, spin_us: int) -> wfserve.transport.base.Message:
+        """
+        Wait for a message, without the GIL, and return it. Signal handlers run meanwhile.
+
+        The first `spin_us` of the wait are spent awake, where that has paid.
+        """
 
     def send(self, message: wfserve.transport.base.Message) -> None:
         """Append a message and ring the server's doorbell if it sleeps; waits while the ring is full."""
@@ -171,8 +175,8 @@ class ChildEnds:
     def remove(self, number: int) -> None:
         """Hear an end no more; not the first."""
 
-    def receive(self) -> tuple[int, wfserve.transport.base.Message]:
-        """Wait for a message, without the GIL, and return the number of its end, and it."""
+    def receive(self, spin_us: int) -> tuple[int, wfserve.transport.base.Message]:
+        """Wait for a message, as `ChildEnd.receive` does, and return the number of its end, and it."""
 
 def gather(destination: Buffer, sources: Sequence[Buffer]) -> None:
     """

@@ -76,7 +76,7 @@ class Child {
 
     Entry receive() {
         const auto ready = [this] { return in_.available() != 0; };
-        if (spins_ && !ready() && policy_.next()) policy_.learn(spin(ready));
+        if (spins_ && !ready() && policy_.next()) policy_.learn(spin(ready, kBriefSpin));
         while (!ready()) {
             if (in_.fall_asleep()) sleep();
         }

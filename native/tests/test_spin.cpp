@@ -31,13 +31,20 @@ TEST(spins_that_do_not_pay_become_rare_and_one_that_does_brings_them_back) {
     CHECK(waits_until_next(policy) == 0);
 }
 
+TEST(long_spins_learn_apart_from_brief_ones) {
+    wfserve::SpinPolicies policies;
+    policies.of(wfserve::kBriefSpin).learn(false);
+    CHECK(waits_until_next(policies.of(2 * wfserve::kBriefSpin)) == 0);
+    CHECK(waits_until_next(policies.of(wfserve::kBriefSpin)) == 1);
+}
+
 TEST(a_spin_for_nothing_ends) {
-    CHECK(!wfserve::spin([] { return false; }));
+    CHECK(!wfserve::spin([] { return false; }, wfserve::kBriefSpin));
 }
 
 TEST(a_spin_sees_what_comes_while_it_lasts) {
     int asked = 0;
-    wfserve::spin([&] { return ++asked == 2; });
+    wfserve::spin([&] { return ++asked == 2; }, std::chrono::hours{1});
     CHECK(asked == 2);
 }
 

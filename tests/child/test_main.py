@@ -12,7 +12,7 @@ import torch
 import trio
 
 from wfserve.child.main import serve
-from wfserve.transport.base import NOWHERE, Descriptor, Message, MessageKind
+from wfserve.transport.base import BRIEF_SPIN, NOWHERE, Descriptor, Message, MessageKind
 from wfserve.transport.frame import Kind, pack_header
 from wfserve.transport.message import Fault, Ref
 
@@ -51,6 +51,35 @@ def test_a_stop_before_anything_else_loads_nothing(server: Any, archive: Make) -
     link.send(Message(MessageKind.STOP, 0, NOWHERE))
     serve([archive("raise ValueError")], port.attach())
     assert link.drain() == []
+
+
+class Waits:
+    """A link that notes for how long its user would wait awake."""
+
+    def __init__(self, link: Any) -> None:
+        self._link = link
+        self.spins: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._link, name)
+
+    def receive(self, spin_us: int = BRIEF_SPIN) -> Message:
+        self.spins.append(spin_us)
+        return self._link.receive(spin_us)
+
+
+@pytest.mark.parametrize(
+    ("most", "spins"), [(400, [0, 400, 400, BRIEF_SPIN, 400]), (10, [0, 10, 10, 10, 10]), (0, [0] * 5)]
+)
+def test_after_few_inputs_it_waits_awake(server: Any, archive: Make, most: int, spins: list[int]) -> None:
+    link, port = server.transport.connect()
+    link.send(Message(MessageKind.GRANT, 0, server.lend(8192)))
+    for number, inputs in enumerate([1, 4, 5, 1]):
+        link.send(server.call(number, *(server.item(server.put(b"x")) for _ in range(inputs))))
+    link.send(Message(MessageKind.STOP, 0, NOWHERE))
+    waits = Waits(port.attach())
+    serve([archive(ECHO, spin_us=most)], waits)
+    assert waits.spins[1:] == spins  # the first is for what it needs to load
 
 
 @pytest.mark.parametrize(

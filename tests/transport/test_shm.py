@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -206,6 +207,20 @@ class TestHostileChildren:
     ) -> None:
         with pytest.raises(OverflowError):
             link.send(Message(*fields))  # type: ignore[arg-type]
+
+
+def test_a_child_may_wait_awake() -> None:
+    end = _native.ServerEnd()
+    child = _native.ChildEnd(end.memory_fd, end.doorbell_fd)
+    waiting = threading.Thread(target=child.receive, args=(1_000_000,))
+    waiting.start()
+    assert waiting.ident is not None
+    clock = time.pthread_getcpuclockid(waiting.ident)
+    while time.clock_gettime(clock) < 0.1:
+        assert not end.child_sleeps
+    end.send(Message(MessageKind.STOP, 0, NOWHERE))
+    waiting.join(20)
+    assert not waiting.is_alive()
 
 
 def test_a_child_that_waits_runs_its_signal_handlers(transport: ShmTransport) -> None:

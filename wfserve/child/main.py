@@ -29,7 +29,7 @@ from wfserve.child.rows import Arrived
 from wfserve.child.spec import Place
 from wfserve.child.surroundings import settle
 from wfserve.transport import progress
-from wfserve.transport.base import NOWHERE, Message, MessageKind, new_tuple
+from wfserve.transport.base import BRIEF_SPIN, NOWHERE, Message, MessageKind, new_tuple
 from wfserve.transport.message import (
     Divided,
     Fault,
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from wfserve.transport.message import Call, Result
 
 log = logging.getLogger(__name__)
+FEW = 4  # inputs: a batch of no more was not held up by others, and its like will not be
 PLACES = 64  # that a worker remembers, of the nodes that share it
 
 _FOLLOWING: Final = {f"{number:02x}": f"{(number + 1) % 256:02x}" for number in range(256)}
@@ -91,7 +92,7 @@ def serve(chain: Sequence[WorkerSpec], link: ChildLink, homes: Sequence[Home] = 
     link.send(Message(MessageKind.READY, 0, NOWHERE))
     worker = Worker(nodes, link, view)
     try:
-        while (message := link.receive()).kind == MessageKind.CALL:
+        while (message := link.receive(worker.spin_us)).kind == MessageKind.CALL:
             worker.answer(message)
         if message.kind == MessageKind.JOIN:
             Joined(cast("JoinableLink", link), Host(worker, view), partial(Worker, nodes)).serve(message)
@@ -108,6 +109,8 @@ class Worker:
         self._scratch = scratch
         self._kept: list[Watched] = []
         self._peaks = Peaks()
+        self._most_spin_us = nodes[0].spec.spin_us
+        self.spin_us = 0  # to be spent awake, waiting for more
         self._placed = lru_cache(PLACES)(self._at)
 
     def _at(self, place: bytes) -> Sequence[Node]:
@@ -129,6 +132,7 @@ class Worker:
         self._link.send(Message(MessageKind.DONE, message.tag, place))
         self._release()
         self._kept += kept
+        self.spin_us = self._most_spin_us if len(call.items) <= FEW else min(BRIEF_SPIN, self._most_spin_us)
         self._peaks.settle()
 
     def _release(self) -> None:

@@ -55,6 +55,7 @@ class WorkerSpec:
     input_dtype: str = "float32"  # torch's name of its element type
     gpu_id: int | None = None
     threads: int = 1  # intra-op threads
+    spin_us: int = 0  # that the worker waits awake for more, after a batch of few inputs
     decode_input_request: bool = True
     limit_max_image_pixels: bool = True
     service_envelope: str = ""  # empty, or the name of a module in `ts.torch_handler.request_envelope`

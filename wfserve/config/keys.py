@@ -66,6 +66,7 @@ OURS: Mapping[str, Key] = {
     "arena_size": Key(readers.count),
     "pinned_size": Key(readers.count),
     "worker_threads": Key(readers.count),
+    "worker_spin": Key(readers.microseconds),
     "worker_idle_timeout": Key(readers.seconds),
     "stop_timeout": Key(readers.seconds),
     "insecure_management": Key(readers.flag),

@@ -27,6 +27,13 @@ def count(key: str, text: str) -> int:
     return int(text)
 
 
+def microseconds(key: str, text: str) -> int:
+    """Read a time of at most a second."""
+    if (time := count(key, text)) > 1_000_000:
+        raise ConfigError(f"{key}: expected at most 1000000 microseconds, not {text!r}")
+    return time
+
+
 def positive(key: str, text: str) -> int:
     """Read a whole number of at least 1."""
     if not (value := count(key, text)):

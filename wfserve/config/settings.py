@@ -62,6 +62,7 @@ class Config:
     disable_system_metrics: bool = False
     worker_idle_timeout: float = 60.0  # without use, before a worker above min-workers goes
     worker_threads: int = 0  # intra-op threads of a worker; 0 = cores shared among a workflow's workers
+    worker_spin: int = 400  # microseconds that a worker waits awake after a batch of few inputs
     unused: tuple[str, ...] = ()  # TorchServe's keys that were given and mean nothing here
     unknown: tuple[str, ...] = ()  # keys that were given and are nobody's
 

@@ -275,6 +275,7 @@ def _plan(
             input_shape=settings[node].input_shape,
             input_dtype=settings[node].input_dtype,
             threads=config.worker_threads or _threads(settings[node], workers),
+            spin_us=config.worker_spin,
             decode_input_request=config.decode_input_request,
             limit_max_image_pixels=config.limit_max_image_pixels,
             service_envelope=config.service_envelope,

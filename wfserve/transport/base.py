@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -65,6 +65,7 @@ class Message(NamedTuple):
     descriptor: Descriptor
 
 
+BRIEF_SPIN: Final = 20  # microseconds: about what it costs to sleep and be woken
 NOWHERE = Descriptor(0, 0, 0)
 
 
@@ -194,8 +195,8 @@ class ChildLink(Protocol):
     def pinned(self) -> memoryview | None:
         """All of the pinned segment, as this process maps it; None if there is none."""
 
-    def receive(self) -> Message:
-        """Block until a message is there and return it."""
+    def receive(self, spin_us: int = BRIEF_SPIN) -> Message:
+        """Block until a message is there and return it; awake for the first `spin_us` if that has paid."""
 
     def send(self, message: Message) -> None:
         """Append to the server's ring and ring its doorbell if it sleeps; waits while the ring is full."""

@@ -14,7 +14,7 @@ import socket
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from wfserve import _native
-from wfserve.transport.base import Descriptor, Message, MessageKind
+from wfserve.transport.base import BRIEF_SPIN, Descriptor, Message, MessageKind
 from wfserve.transport.channel import receive_fds
 from wfserve.transport.shm import ShmChildLink, ShmLink, ShmPort, ShmTransport, carried_fds
 
@@ -145,9 +145,12 @@ class JoinableChildLink(ShmChildLink):
         """Hear a link no more; what is still looked at of its segment stays mapped."""
         self._ends.remove(segment)
 
-    def receive_any(self) -> tuple[int, Message]:
-        """Wait for a message, without the GIL; return the number of its link, and it. Links take turns."""
-        return self._ends.receive()
+    def receive_any(self, spin_us: int = BRIEF_SPIN) -> tuple[int, Message]:
+        """Wait as `receive` does for a message of any link; return the link's number, and it.
+
+        Links take turns.
+        """
+        return self._ends.receive(spin_us)
 
     def close(self) -> None:
         """Join nobody any more."""

@@ -280,8 +280,8 @@ class MemoryChildLink:
         """All of the pinned segment, None if there is none."""
         return None if self._pinned is None else self._pinned.view(self._pinned.place)
 
-    def receive(self) -> Message:
-        """Return the next message.
+    def receive(self, spin_us: int = 0) -> Message:
+        """Return the next message; a thread's wait is never spent awake.
 
         Raises `EOFError` once the link is closed, and `RuntimeError` in a task when there is none.
         """

@@ -18,7 +18,7 @@ import trio
 
 from wfserve import _native
 from wfserve.errors import FrameError, ServiceUnavailableError
-from wfserve.transport.base import ArenaStatistics
+from wfserve.transport.base import BRIEF_SPIN, ArenaStatistics
 from wfserve.transport.pinned import PINNED_SEGMENT, PinnedArena
 
 if TYPE_CHECKING:
@@ -239,9 +239,9 @@ class ShmChildLink:
         """All of the pinned segment that is ever lent, None if there is none."""
         return None if self.pinned_place is None else self.map(self.pinned_place)
 
-    def receive(self) -> Message:
-        """Wait for a message, without the GIL, and return it."""
-        return self.end.receive()
+    def receive(self, spin_us: int = BRIEF_SPIN) -> Message:
+        """Wait for a message, without the GIL, and return it; at first awake, where that has paid."""
+        return self.end.receive(spin_us)
 
     def send(self, message: Message) -> None:
         """Append to the server's ring and wake the server if it sleeps; waits while the ring is full."""
