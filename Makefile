@@ -86,6 +86,7 @@ lint: install ## ruff, mypy and clang-format
 
 stubs: $(VENV)/.torch ## write wfserve/_native.pyi anew, which what is compiled is checked against
 	$(PIP) install -e ".[lint]" --config-settings=cmake.define.WFSERVE_COMPILE=OFF
+	@rm -f $(VENV)/.installed
 	$(BIN)/python native/stub.py
 
 bench: install ## measure each layer and the whole; SECONDS_PER_CELL=5

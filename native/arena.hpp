@@ -203,7 +203,7 @@ class Arena {
 
     std::uint64_t trim_class(unsigned c, std::uint64_t most, std::uint64_t before) {
         const std::uint64_t kept = kept_;
-        const std::vector<std::uint32_t> warm = take_warm(classes_[c], most, before);
+        const std::vector<std::uint32_t> warm = take_warm(c, most, before);
         const std::uint64_t seen = kept - kept_;
         for (std::size_t first = 0, last = 0; first < warm.size(); first = last) {
             for (last = first + 1; last < warm.size() && warm[last] == warm[last - 1] + 1;) ++last;
@@ -212,22 +212,37 @@ class Arena {
         return seen;
     }
 
-    // Warm slots that were given back before a round, off their list, where the others stay in order.
-    std::vector<std::uint32_t> take_warm(Class& cls, std::uint64_t most, std::uint64_t before) {
+    // Warm slots that were given back before a round, off their list, where the others stay in order. One of
+    // more than `most` bytes stays and is shortened.
+    std::vector<std::uint32_t> take_warm(unsigned c, std::uint64_t most, std::uint64_t before) {
+        Class& cls = classes_[c];
         std::vector<std::uint32_t> indices;
         std::uint64_t seen = 0;
         for (std::uint32_t* link = &cls.warm; *link != kNone && seen < most;) {
             Slot& slot = cls.slots[*link];
             if (slot.freed >= before) {
                 link = &slot.next;
-                continue;
+            } else if (const std::uint64_t gone = shorten(c, *link, most - seen)) {
+                seen += gone;
+            } else {
+                indices.push_back(std::exchange(*link, slot.next));
+                seen += slot.backed;
+                kept_ -= slot.backed;
             }
-            indices.push_back(std::exchange(*link, slot.next));
-            seen += slot.backed;
         }
-        kept_ -= seen;
         std::sort(indices.begin(), indices.end());
         return indices;
+    }
+
+    // Punch out the last `nbytes`, in whole pages, of a free slot that has more; how many bytes went.
+    std::uint64_t shorten(unsigned c, std::uint32_t index, std::uint64_t nbytes) {
+        Slot& slot = classes_[c].slots[index];
+        if (slot.backed <= nbytes || slot.backed <= round_up(nbytes, page())) return 0;
+        const std::uint64_t gone = round_up(nbytes, page());
+        if (!segment_.punch(offset_of(c, index) + slot.backed - gone, gone)) return 0;
+        slot.backed -= gone;
+        kept_ -= gone;
+        return gone;
     }
 
     bool begins_page(unsigned c, std::uint32_t index) const { return offset_of(c, index) % page() == 0; }

@@ -14,7 +14,6 @@ import argparse
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sysconfig
 import tempfile
@@ -128,8 +127,9 @@ def main() -> None:
     if arguments.out is not None:
         out = arguments.out.resolve()
         os.chdir(ROOT)
-        shutil.rmtree(out, ignore_errors=True)  # nothing of another build may stay beside this one
-        out.mkdir(parents=True)
+        out.mkdir(parents=True, exist_ok=True)
+        for left in (*out.glob(_file_name("wfserve*")), *out.glob("manifest.json")):  # by another build
+            left.unlink()
         with tempfile.TemporaryDirectory() as directory:
             compiled_from = manifest()  # before: what is edited meanwhile shall not pass for compiled
             build(generate(Path(directory)), out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import shutil
@@ -16,6 +17,8 @@ import trio
 import wfserve
 from wfserve import compiled
 
+ROOT = Path(__file__).resolve().parents[1]
+ARITHMETIC = ast.Constant | ast.BinOp | ast.UnaryOp | ast.operator | ast.unaryop
 NAME = "wfserve.dag.walk"
 TELL = f"""
 import {NAME} as module, wfserve.compiled as compiled
@@ -52,6 +55,30 @@ def test_what_was_compiled_is_found(package: Path) -> None:
     assert files == {
         name: package / "binaries" / (name + EXTENSION_SUFFIXES[0]) for name in (compiled.LIBRARY, NAME)
     }
+
+
+def constants(source: Path) -> set[str]:
+    """Return the names that a module says are final: a compiler may put their values where they are used."""
+    return {
+        str(getattr(node.target, "id", ""))
+        for node in ast.parse(source.read_text()).body
+        if isinstance(node, ast.AnnAssign)
+        and "Final" in ast.unparse(node.annotation)
+        and all(isinstance(part, ARITHMETIC) for part in ast.walk(node.value or node))
+    }
+
+
+def test_nothing_compiled_has_a_constant_of_a_source_that_may_be_edited() -> None:
+    """A module that is interpreted may change, and nobody would notice that the compiled have the old one."""
+    listed = subprocess.check_output([sys.executable, "native/compile.py", "--list"], cwd=ROOT, text=True)
+    hot = {ROOT / each for each in listed.split()}
+    assert hot
+    for source in hot:
+        for node in ast.walk(ast.parse(source.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("wfserve."):
+                imported = ROOT / f"{str(node.module).replace('.', '/')}.py"
+                names = {alias.name for alias in node.names}
+                assert imported in hot or not imported.is_file() or not constants(imported) & names, source
 
 
 def test_sources_and_binaries_may_lie_apart(package: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

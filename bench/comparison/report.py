@@ -42,6 +42,9 @@ def markdown(figures: Figures) -> Iterator[str]:
     """Yield the lines of all that was measured."""
     yield ", ".join(f"{key}: {value}" for key, value in figures.machine.items())
     yield ""
+    for peer, versions in figures.versions.items():
+        yield f"{peer}: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + "  "
+    yield ""
     yield from goals(figures)
     for workload in dict.fromkeys(run.workload for run in figures.runs):
         yield from workload_table(figures, workload)

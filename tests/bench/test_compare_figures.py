@@ -70,12 +70,14 @@ def test_a_linear_chain_grows_by_one():
 def test_only_what_is_between_the_marks_is_written(figures, tmp_path):
     document = tmp_path / "performance.md"
     document.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    figures.versions["mosec"] = {"mosec": "0.9.8", "numpy": "2.4"}
     for _ in range(2):  # the second time over the first
         report.write(figures, document, [tmp_path / "plots" / "rates.svg"])
     text = document.read_text()
     assert text.startswith(f"before\n{report.BEGIN}\nmachine: one\n")
     assert text.endswith(f"![rates](plots/rates.svg)\n{report.END}\nafter\n")
     assert "old" not in text
+    assert text.count("mosec: mosec 0.9.8, numpy 2.4  \n") == 1
     assert text.count("400 (2.00 / 5.00)") == text.count("2.00 / 5.00 at 50/s") == 1
 
 

@@ -112,6 +112,27 @@ class TestMemory:
             assert transport.arena.statistics().resident_bytes == left * MIB
         assert transport.arena.trim(2 * MIB) == 0
 
+    def test_trim_takes_a_large_slot_in_pieces(self, transport: ShmTransport) -> None:
+        fill(transport, 8 * MIB).release()
+        assert transport.arena.trim(3 * MIB) == 0
+        assert [transport.arena.trim(3 * MIB - 1) for _ in range(4)] == [3 * MIB, 3 * MIB, 2 * MIB, 0]
+        assert transport.arena.statistics().resident_bytes == 0
+        whole = fill(transport, 8 * MIB)
+        assert transport.arena.statistics().resident_bytes == 8 * MIB
+        whole.release()
+
+    def test_what_was_shortened_is_whole_again(self, transport: ShmTransport) -> None:
+        fill(transport, 8 * MIB).release()
+        assert transport.arena.trim(MIB) == 0
+        assert transport.arena.trim(MIB) == MIB
+        part, whole = fill(transport, 8 * MIB - PAGE), fill(transport, 8 * MIB)
+        assert transport.arena.statistics().loaned_bytes == 16 * MIB - PAGE
+        for loan in (part, whole):
+            assert set(loan.buffer) == {0xA5}
+            loan.release()
+        trim(transport)
+        assert transport.arena.statistics().resident_bytes == 0
+
     def test_beyond_a_watermark_slots_are_given_back_at_once(self, transport: ShmTransport) -> None:
         for loan in [fill(transport, 4 * MIB) for _ in range(12)]:
             loan.release()

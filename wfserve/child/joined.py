@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from wfserve.child.results import Stopped
 from wfserve.errors import FrameError
 from wfserve.transport import progress
-from wfserve.transport.base import BRIEF_SPIN, NOWHERE, ChildLink, Message, MessageKind
+from wfserve.transport.base import NOWHERE, ChildLink, Message, MessageKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,17 +32,12 @@ class JoinableLink(ChildLink, Protocol):
     def leave(self, segment: int) -> None:
         """Hear that process no more."""
 
-    def receive_any(self, spin_us: int = BRIEF_SPIN) -> tuple[int, Message]:
-        """Wait as `receive` does for a message of any process.
-
-        Return its segment, `FIRST` for the first, and the message.
-        """
+    def receive_any(self) -> tuple[int, Message]:
+        """Wait for a message of any process; return its segment, `FIRST` for the first, and the message."""
 
 
 class Answering(Protocol):
     """Answers the batches of one process."""
-
-    spin_us: int  # to be spent awake, waiting for more
 
     def answer(self, message: Message) -> None:
         """Answer one CALL. Raises `Stopped` if the process says STOP meanwhile."""
@@ -72,14 +67,13 @@ class Joined:
         self._begin = begin
         self._links: dict[int, ChildLink] = {FIRST: first}
         self._hosts = {FIRST: host}
-        self._spin_us = host.answering.spin_us
 
     def serve(self, message: Message) -> None:
         """Obey `message` and all that follow, until the first process says STOP."""
         number = FIRST
         while number != FIRST or message.kind != MessageKind.STOP:
             self._obey(number, message)
-            number, message = self._first.receive_any(self._spin_us)
+            number, message = self._first.receive_any()
 
     def _obey(self, number: int, message: Message) -> None:
         match message.kind:
@@ -105,7 +99,6 @@ class Joined:
         progress.note(host.scratch, message.tag, 0)
         try:
             host.answering.answer(message)
-            self._spin_us = host.answering.spin_us
         except Stopped:
             if number == FIRST:
                 raise

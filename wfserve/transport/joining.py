@@ -145,12 +145,12 @@ class JoinableChildLink(ShmChildLink):
         """Hear a link no more; what is still looked at of its segment stays mapped."""
         self._ends.remove(segment)
 
-    def receive_any(self, spin_us: int = BRIEF_SPIN) -> tuple[int, Message]:
-        """Wait as `receive` does for a message of any link; return the link's number, and it.
+    def receive_any(self) -> tuple[int, Message]:
+        """Wait for a message, without the GIL; return the number of its link, and it. Links take turns.
 
-        Links take turns.
+        For a moment awake only: that the worker sleeps tells the others that it is idle for all.
         """
-        return self._ends.receive(spin_us)
+        return self._ends.receive(BRIEF_SPIN)
 
     def close(self) -> None:
         """Join nobody any more."""

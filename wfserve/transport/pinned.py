@@ -11,7 +11,7 @@ import ctypes
 import weakref
 from bisect import bisect_left
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from wfserve.errors import ServiceUnavailableError
 from wfserve.transport.base import ArenaStatistics, Descriptor
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from wfserve.transport.base import Lender, Loan, Payload, Transport
 
-PINNED_SEGMENT: Final = 2
+PINNED_SEGMENT = 2  # no `Final`: what is compiled would keep the value it was compiled with
 
 _Slot = ctypes.Array[ctypes.c_char]  # exports its bytes; while anything refers to it, it is held
 
