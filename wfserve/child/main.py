@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from wfserve.transport.message import Call, Result
 
 log = logging.getLogger(__name__)
-FEW = 4  # inputs: a batch of no more was not held up by others, and its like will not be
+FEW = 4  # inputs: with more in a batch, the core is of more use to those who make the next one
 PLACES = 64  # that a worker remembers, of the nodes that share it
 
 _FOLLOWING: Final = {f"{number:02x}": f"{(number + 1) % 256:02x}" for number in range(256)}
