@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     Peer = tuple[str, int | None] | None
 
 CHUNK = 65_536  # bytes read at once, and the most that is read ahead of the request that is being answered
+HEAD_CHUNK = 4096  # … where what follows a head is received elsewhere, and is not to come with it
 JOINED = 65_536  # up to here copying is cheaper than a second system call's setup
 ASK_INTERVAL = 5.0  # seconds
 _EMPTY_LINES = re.compile(rb"\A(?:\r\n)+")  # before a request they mean nothing: RFC 9112, section 2.2
@@ -62,6 +63,7 @@ class Connection:
         "_expired",
         "_sock",
         "answering",
+        "at_once",
         "buffer",
         "client",
         "deadline",
@@ -81,6 +83,7 @@ class Connection:
         self._ask_next = -math.inf
         self.client, self.server = client, server
         self.buffer = b""  # read, but not yet used
+        self.at_once = CHUNK  # bytes that are read into it
         self.deadline = math.inf  # of the wait under way
         self.idle = False  # nothing of a request has arrived
         self.answering = False  # a whole head has: the server owes an answer
@@ -154,7 +157,7 @@ class Connection:
         while True:
             await self._wait(trio.lowlevel.wait_readable, until)
             try:
-                return self._sock.recv(CHUNK)
+                return self._sock.recv(self.at_once)
             except BlockingIOError:
                 if self._clock.stopping and not self.answering:
                     return b""
@@ -171,6 +174,18 @@ class Connection:
                 continue
             except OSError:
                 raise self._lost() from None
+
+    def take_into(self, view: memoryview) -> int:
+        """Read what is there already, perhaps nothing, straight into `view`; return the number of bytes.
+
+        Raises `GoneError`. That the client has sent its last is seen by whoever waits for more.
+        """
+        try:
+            return self._sock.recv_into(view)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            raise self._lost() from None
 
     async def _wait(self, ready: Callable[[socket.socket], Awaitable[None]], until: float) -> None:
         self.deadline, self._expired = until, False

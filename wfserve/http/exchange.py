@@ -14,6 +14,7 @@ import trio
 
 from wfserve.errors import InternalError, TooLargeError, WfserveError
 from wfserve.http.chunked import Chunks
+from wfserve.http.connection import CHUNK, HEAD_CHUNK
 from wfserve.http.refusal import GoneError, RequestTimeoutError, WaitExpiredError
 from wfserve.http.respond import as_wfserve_error, common_headers, error_headers, pretty, request_id
 from wfserve.http.response import Response
@@ -173,12 +174,20 @@ class Exchange:
         Offered where the body's length was declared, as
         `scope["extensions"]["wfserve.body_into"]["receive_into"]`. Returns the number of bytes written, None
         if the client has gone. What had arrived with the head is copied, the rest is read from the socket
-        where it shall lie. Raises as `receive`.
+        where it shall lie. Who has sent a large body may do so again: less of it is read with the next head.
+        Raises as `receive`.
         """
+        connection = self._connection
         size = min(self._left, len(view))
-        early, self._connection.buffer = self._connection.buffer[:size], self._connection.buffer[size:]
+        connection.at_once = HEAD_CHUNK if size > CHUNK else CHUNK
+        early, connection.buffer = connection.buffer[:size], connection.buffer[size:]
         filled = len(early)
         view[:filled] = early
+        try:
+            if filled < size and not self._expects:  # most of it has come while the head was read
+                filled += connection.take_into(view[filled:size])
+        except GoneError:
+            return None
         self._left -= filled
         while filled < size:
             count = await self._read_into(view[filled:size])
