@@ -315,7 +315,8 @@ async def test_who_waits_for_a_scaling_is_told_of_the_workers_that_the_node_has_
             nursery.start_soon(a.scaled, "m")
             await until(lambda: len(workers()) == 3)
             await opened.change("a", None, {"m": LiveSettings(1, 1, timeout_ms=5000)})
-        assert (a.sharing("m"), len(workers())) == (["c__m"], 1)
+        assert a.sharing("m") == ["c__m"]
+        await until(lambda: len(workers()) == 1)  # those that it had leave by themselves
 
 
 async def test_a_move_that_fails_changes_nothing(config, at):
@@ -417,7 +418,7 @@ class Defective:
     def __getattr__(self, name):
         return getattr(self._pool, name)
 
-    def submit(self, items):
+    def submit(self, items, behind=None):
         raise RuntimeError("a defect")
 
 
