@@ -119,10 +119,10 @@ class Bench:
     nursery: object
     items: list = field(default_factory=list)
 
-    def submit(self, *words, keep=True):
+    def submit(self, *words, keep=True, behind=None):
         items = [item(self.transport, word.encode()) for word in words]
         try:
-            batch = self.pool.submit(items)
+            batch = self.pool.submit(items, behind)
         except BaseException:
             release(*items)
             raise

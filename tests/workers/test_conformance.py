@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.pools import PATIENCE, borrowed, fakes, processes
+from tests.pools import PATIENCE, Bench, borrowed, fakes, lending, processes
 from tests.support import text
 from wfserve.errors import ServiceUnavailableError
 from wfserve.workers import process
@@ -374,6 +374,132 @@ def test_replicas_are_told_apart(run):
         assert {replica.state for replica in found} == {"READY"}
 
     run(scenario, replicas=2)
+
+
+@pytest.fixture
+def keep_alone(run, request):
+    """The same, of the kinds whose workers nobody else uses: those take a batch ahead."""
+    if "borrowed" in request.node.callspec.params.values():
+        pytest.skip("others would have to wait")
+    return run
+
+
+def test_a_batch_waits_behind_another_and_begins_by_itself(keep_alone):
+    async def scenario(bench):
+        first = bench.submit("a")
+        assert first.begun
+        assert bench.pool.takes_another(first)
+        second = bench.submit("b", "raise", behind=first)
+        assert (first.next, second.begun, second.behind) == (second, False, True)
+        assert not bench.pool.takes_another(first)
+        assert not bench.pool.takes_another(second)
+        seen = []
+        bench.recorder.on_report = lambda: seen.append((second.begun, bench.pool.idle))
+        assert words(await bench.recorder.outcome(first)) == ["a"]
+        done, failed = await bench.recorder.outcome(second)
+        assert words([done]) == ["b"]
+        assert isinstance(failed, Failed)
+        assert seen == [(True, 0), (True, 1)]
+        assert first.started <= second.started
+        assert counts(bench) == (1, 0, 2, 0, 0)
+        assert not bench.pool.takes_another(second)
+
+    keep_alone(scenario)
+
+
+def test_one_after_another_waits(keep_alone):
+    async def scenario(bench):
+        batches = [bench.submit("0")]
+        batches.append(bench.submit("1", behind=batches[0]))
+
+        def report():
+            last = len(batches)
+            if last < 20:
+                batches.append(bench.submit(str(last), behind=batches[-1]))
+
+        bench.recorder.on_report = report
+        await bench.recorder.until(lambda: len(bench.recorder.done) == 20)
+        assert [text(outcome.payload) for _, (outcome,) in bench.recorder.done] == list(map(str, range(20)))
+
+    keep_alone(scenario)
+
+
+def test_what_waits_is_not_to_blame_for_a_death(keep_alone):
+    async def scenario(bench):
+        first = bench.submit("die")
+        second = bench.submit("innocent", behind=first)
+        await bench.recorder.outcome(second)
+        assert [batch for batch, _ in bench.recorder.lost] == [first, second]
+        assert (first.begun, second.begun) == (True, False)
+        await bench.recorder.until(lambda: bench.pool.idle == 1)
+        assert counts(bench) == (1, 0, 0, 2, 1)
+        assert words(await bench.run("next")) == ["next"]
+
+    keep_alone(scenario)
+
+
+def test_a_batch_that_has_waited_is_to_blame_once_it_runs(keep_alone):
+    async def scenario(bench):
+        first = bench.submit("a")
+        second = bench.submit("hang", behind=first)
+        await bench.recorder.outcome(first)
+        bench.pool.stop(second)
+        assert isinstance(await bench.recorder.outcome(second), str)
+        assert second.begun
+
+    keep_alone(scenario)
+
+
+def test_stopping_a_batch_loses_what_waits_behind_it(keep_alone):
+    async def scenario(bench):
+        first = bench.submit("hang")
+        second = bench.submit("innocent", behind=first)
+        bench.pool.stop(second)  # nothing yet: others would suffer
+        bench.pool.withdraw(second)
+        await trio.lowlevel.checkpoint()
+        assert bench.recorder.lost == []
+        bench.pool.stop(first)
+        await bench.recorder.outcome(second)
+        assert [batch.begun for batch, _ in bench.recorder.lost] == [True, False]
+
+    keep_alone(scenario)
+
+
+def test_a_replica_that_is_to_leave_takes_no_more(keep_alone):
+    async def scenario(bench):
+        first = bench.submit("a")
+        second = bench.submit("b", behind=first)
+        bench.pool.scale(0)
+        assert words(await bench.recorder.outcome(first)) == ["a"]
+        assert not bench.pool.takes_another(second)
+        assert words(await bench.recorder.outcome(second)) == ["b"]
+        await settled(bench)
+        assert sizes(bench) == (0, 0)
+
+    keep_alone(scenario)
+
+
+def test_closing_loses_what_waits_as_well(keep_alone):
+    async def scenario(bench):
+        bench.submit("b", behind=bench.submit("hang"))
+
+    bench = keep_alone(scenario)
+    assert [batch.begun for batch, _ in bench.recorder.lost] == [True, False]
+
+
+def test_borrowed_workers_take_one_at_a_time(tmp_path):
+    async def main():
+        async with lending(tmp_path) as office, office.front() as bench:
+            batch = bench.submit("a")
+            assert not bench.pool.takes_another(batch)
+            await bench.recorder.outcome(batch)
+            own = Bench(office.transport, office.recorder, office.pool, office.nursery)
+            batch = own.submit("b")
+            assert not office.pool.takes_another(batch)
+            await own.recorder.outcome(batch)
+            own.finish()
+
+    trio.run(main)
 
 
 def test_closing_reports_what_runs_as_lost(run):

@@ -372,3 +372,25 @@ async def test_a_pool_that_is_ending_may_be_cancelled_again(one, caplog):
             await trio.lowlevel.checkpoint()
     assert workers() == set()
     assert [record for record in caplog.records if "still there" in record.message] == []
+
+
+LARGE = """
+def large(data, context):
+    \"\"\"As many bytes as the body says.\"\"\"
+    if data is None:
+        return None
+    return [b"x" * int(bytes(row.get("body"))) for row in data]
+"""
+
+
+async def test_a_worker_that_waits_for_memory_keeps_what_waits_behind(tmp_path):
+    """The next call is in its ring before the memory that it has asked for."""
+    sizes = [300_000, 5, 700_000, 900_000]
+    async with processes(tmp_path, code=LARGE, function="large") as bench:
+        batches = [bench.submit(str(sizes[0]))]
+        batches.append(bench.submit(str(sizes[1]), behind=batches[0]))
+        for size in sizes[2:]:
+            await bench.recorder.outcome(batches[-2])
+            batches.append(bench.submit(str(size), behind=batches[-1]))
+        found = [await bench.recorder.outcome(batch) for batch in batches]
+        assert [outcome.payload.nbytes for (outcome,) in found] == sizes

@@ -92,7 +92,7 @@ def serve(chain: Sequence[WorkerSpec], link: ChildLink, homes: Sequence[Home] = 
     link.send(Message(MessageKind.READY, 0, NOWHERE))
     worker = Worker(nodes, link, view)
     try:
-        while (message := link.receive(worker.spin_us)).kind == MessageKind.CALL:
+        while (message := worker.next()).kind == MessageKind.CALL:
             worker.answer(message)
         if message.kind == MessageKind.JOIN:
             Joined(cast("JoinableLink", link), Host(worker, view), partial(Worker, nodes)).serve(message)
@@ -110,7 +110,8 @@ class Worker:
         self._kept: list[Watched] = []
         self._peaks = Peaks()
         self._most_spin_us = nodes[0].spec.spin_us
-        self.spin_us = 0  # to be spent awake, waiting for more
+        self._spin_us = 0  # to be spent awake, waiting for more
+        self._ahead: list[Message] = []  # CALLs that came while memory was waited for
         self._placed = lru_cache(PLACES)(self._at)
 
     def _at(self, place: bytes) -> Sequence[Node]:
@@ -118,10 +119,14 @@ class Worker:
         where = Place.read(place)
         return [node.at(where) for node in self._nodes]
 
+    def next(self) -> Message:
+        """Wait for what the server says next."""
+        return self._ahead.pop(0) if self._ahead else self._link.receive(self._spin_us)
+
     def answer(self, message: Message) -> None:
         """Answer one CALL."""
         call = decode_call(self._link.map(message.descriptor))
-        extents = Extents(self._link, message.tag, call.extent)
+        extents = Extents(self._link, message.tag, call.extent, self._ahead)
         nodes = self._placed(call.place) if call.place else self._nodes
         batch = _Batch(nodes, self._link, self._scratch, message.tag, call, extents)
         batch.run()
@@ -132,7 +137,7 @@ class Worker:
         self._link.send(Message(MessageKind.DONE, message.tag, place))
         self._release()
         self._kept += kept
-        self.spin_us = self._most_spin_us if len(call.items) <= FEW else min(BRIEF_SPIN, self._most_spin_us)
+        self._spin_us = self._most_spin_us if len(call.items) <= FEW else min(BRIEF_SPIN, self._most_spin_us)
         self._peaks.settle()
 
     def _release(self) -> None:

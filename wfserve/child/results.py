@@ -45,9 +45,11 @@ class Stopped(Exception):  # noqa: N818 - what happens, not what went wrong
 class Extents:
     """Room for one batch's results, in the latest extent."""
 
-    def __init__(self, link: ChildLink, tag: int, extent: Descriptor) -> None:
+    def __init__(self, link: ChildLink, tag: int, extent: Descriptor, ahead: list[Message]) -> None:
+        """`ahead` is where a CALL is kept that comes before the memory that was asked for."""
         self._link = link
         self._tag = tag
+        self._ahead = ahead
         self._first = extent
         self._open(extent)
 
@@ -62,6 +64,9 @@ class Extents:
             return
         self._link.send(Message(MessageKind.GROW, self._tag, NOWHERE._replace(length=nbytes)))
         answer = self._link.receive()
+        while answer.kind == MessageKind.CALL:
+            self._ahead.append(answer)
+            answer = self._link.receive()
         if answer.kind == MessageKind.STOP:
             raise Stopped
         if answer.kind != MessageKind.GRANT or answer.tag != self._tag:

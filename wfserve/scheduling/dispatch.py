@@ -122,7 +122,8 @@ class Stage:
             raise
         if outcome is None:
             counts.timeouts += 1
-            item.alone |= ticket.batch is not None and len(ticket.batch.items) > 1
+            batch = ticket.batch
+            item.alone |= batch is not None and batch.begun and len(batch.items) > 1
             self._leave(ticket)
             return Failed(InternalError(f"{self._name_of(item, item.first)} timed out"), step=item.first)
         return outcome
@@ -159,7 +160,8 @@ class Stage:
         cost = self._forecast.cost(item)
         if not cost.known:
             return False
-        free = now if self.pool.idle else min(map(self._forecast.ends, self._running.batches), default=now)
+        last = None if self.pool.idle else self._forecast.first_to_end(self._running.batches)
+        free = now if last is None else self._forecast.ends(last)
         ahead, limit = self.queue.ahead_of(item), self._largest_batch()
         end = policy.expected_end(ahead, free, cost, now, workers=self._scaling.wanted, limit=limit)
         return policy.refused(end, deadline, cost, now)
@@ -167,7 +169,7 @@ class Stage:
     def _awaited(self, ticket: Ticket) -> bool:
         """Do what is due with an attempt; whether its outcome is still wanted."""
         batch, now = ticket.batch, trio.current_time()
-        if batch is None:
+        if batch is None or not batch.begun:
             return now < ticket.until  # then it was due when it ran, and waits to be run again
         seen = self.pool.whereabouts(batch)
         step, since, until = self._timing.under_way(ticket, batch, seen, now)
@@ -231,6 +233,8 @@ class Stage:
         self._hold = math.inf
         while self.queue and self.pool.idle and (tickets := self.queue.take_part() or self._next_batch(now)):
             self._start(tickets)
+        if self.queue and not self.pool.idle:
+            self._send_ahead(now)
         if self._scaling.elastic:
             self._scale(now)
 
@@ -276,26 +280,57 @@ class Stage:
             return self._forecast.calls_per_hop()
         return self.settings.batch_size
 
+    def _send_ahead(self, now: float) -> None:
+        """Have the next batch wait at the only replica already, if that makes no other difference."""
+        before = self._forecast.first_to_end(self._running.batches)
+        if before is None or self._scaling.wanted > 1 or self.queue.parts:
+            return
+        if not self.pool.takes_another(before):
+            return
+        limit = self._largest_batch()
+        tickets = self.queue.look(limit, self._forecast.alike)
+        item = tickets[0].item
+        if item.form is Form.PART:
+            return
+        earliest = min([ticket.item.terms.asked for ticket in tickets])
+        waiting = policy.Waiting(len(tickets), min([ticket.arrived for ticket in tickets]), earliest)
+        replica = policy.Occupied(self._forecast.ends(before), self._forecast.gap)
+        cost, work = self._forecast.cost(item), self._forecast.work(item)
+        if size := policy.ahead(waiting, replica, cost, work, now, limit=limit):
+            self.queue.take_out(tickets[:size])
+            if (batch := self._submit(tickets[:size], before)) is not None:
+                batch.started = max(now, replica.until)  # as far as is known
+
     def _start(self, tickets: list[Ticket]) -> None:
+        if (batch := self._submit(tickets)) is not None:
+            self._begin(batch)
+
+    def _submit(self, tickets: list[Ticket], behind: Batch | None = None) -> Batch | None:
+        """Give a batch of `tickets` to the pool, if there is memory for it."""
         try:
-            batch = self.pool.submit([ticket.item for ticket in tickets])
+            batch = self.pool.submit([ticket.item for ticket in tickets], behind)
         except ServiceUnavailableError as refusal:
             for ticket in tickets:
                 ticket.settle(Failed(refusal))
-            return
+            return None
         batch.kind = self._forecast.kind(tickets[0].item)
         self._running.start(batch, tickets)
-        count_start(self._tallies_of(tickets[0].item)[tickets[0].item.first], batch, tickets)
-        if self._scaling.elastic and not tickets[0].rerun:
+        return batch
+
+    def _begin(self, batch: Batch) -> None:
+        """Have the time of a batch run, from when it started."""
+        tickets = [ticket for ticket in self._running.batches[batch] if ticket is not None]
+        count_start(self._tallies_of(batch.items[0])[batch.items[0].first], batch, tickets)
+        if self._scaling.elastic and tickets and not tickets[0].rerun:
             arrived = min([ticket.arrived for ticket in tickets])
             lasts = self._forecast.ends(batch) - batch.started
             self._scaling.took(len(tickets), arrived, lasts, batch.started)
         self._timing.started(tickets, batch)
-        self._dues.watch(min([ticket.due for ticket in tickets]))
+        self._dues.watch(min([ticket.due for ticket in tickets], default=batch.until))
 
     def _scale(self, now: float) -> None:
         """Have as many replicas as what waits and what has run ask for."""
-        before, busy, idle = self._scaling.wanted, len(self._running), self.pool.idle
+        before, busy, idle = self._scaling.wanted, self._running.begun, self.pool.idle
         backlog = self._forecast.backlog(self.queue, self._largest_batch())
         wanted = self._scaling.look(self.queue.oldest, *backlog, busy=busy, idle=idle, now=now)
         if wanted != before:
@@ -307,7 +342,9 @@ class Stage:
         tickets = self._running.end(batch)
         now = trio.current_time()
         self._forecast.learn(batch, outcomes, now)
-        self._lonely = 0 if len(outcomes) > 1 or self.queue else self._lonely + 1
+        self._lonely = 0 if len(outcomes) > 1 or self.queue or batch.next else self._lonely + 1
+        if batch.next is not None and batch.next.begun:
+            self._begin(batch.next)
         count_end(self._tallies_of(batch.items[0]), batch, tickets, outcomes, now)
         failed = [outcome for outcome in outcomes if isinstance(outcome, Failed) and outcome.splittable]
         splits = bool(failed) and self._splits(failed)

@@ -9,7 +9,7 @@ from wfserve.scheduling.cost import Cost, Costs
 from wfserve.workers.base import Done
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from wfserve.scheduling.queue import StageQueue, Ticket
     from wfserve.scheduling.settings import StageSettings
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     Running = Mapping[Batch, Sequence[Ticket | None]]
 
+LATEST_GAP = 0.05  # weight of the latest hop in that mean
 FOLLOWED = 0.25  # weight of the latest batch in the mean time of a call
 TRY_TWO = 16  # batches, of which one has two calls where one was enough
 SURPRISING = 2.0  # times what was expected
@@ -42,6 +43,8 @@ class Forecast:
         self._one_by_one = settings.one_by_one
         self._last = len(settings.steps) - 1
         self._costs = Costs()
+        self._works = Costs()  # by the workers' clocks
+        self.gap = 0.0  # recent mean of the seconds that a hop takes besides the work
         # By the workers' clocks, where calls are made one by one: on busy cores hops take long.
         self._work = Cost()
         self._seconds_per_item: float | None = None  # recent mean
@@ -64,6 +67,10 @@ class Forecast:
     def cost(self, item: Item) -> Cost:
         """Return what batches take that are of such items."""
         return self._costs.of(self.kind(item))
+
+    def work(self, item: Item) -> Cost:
+        """Return what batches take the worker that are of such items."""
+        return self._work if self._one_by_one else self._works.of(self.kind(item))
 
     def longest(self, ahead: int) -> float:
         """Return the seconds in which an item ends that arrives behind `ahead` others, at the most.
@@ -88,6 +95,10 @@ class Forecast:
         """Return when a batch that runs is expected to end."""
         return batch.started + self._costs.of(batch.kind).of(len(batch.items))
 
+    def first_to_end(self, running: Iterable[Batch]) -> Batch | None:
+        """Return which of the batches that run ends first of those that none waits behind."""
+        return min([batch for batch in running if batch.next is None], key=self.ends, default=None)
+
     def backlog(self, queue: StageQueue, limit: int) -> tuple[int, float]:
         """Return how many batches what waits makes, and how long (seconds) one replica would need for it.
 
@@ -103,7 +114,12 @@ class Forecast:
     def learn(self, batch: Batch, outcomes: Sequence[Report], now: float) -> None:
         """Learn what batches take from one that has ended, unless it has just failed."""
         if any(isinstance(outcome, Done) for outcome in outcomes):
-            self._costs.of(batch.kind).observe(len(outcomes), now - batch.started, now)
+            took, busy = now - batch.started, batch.busy
+            self._costs.of(batch.kind).observe(len(outcomes), took, now)
+            if not batch.behind:
+                self.gap += LATEST_GAP * (took - busy - self.gap)
+            if not self._one_by_one:
+                self._works.of(batch.kind).observe(len(outcomes), busy, now)
             self._most_an_item, self._most_a_batch = self._costs.most(1), self._costs.most(self._largest)
         if self._one_by_one:
             self._follow(batch, now)

@@ -39,6 +39,7 @@ TIMER_SLACK = 0.1  # of timeout-ms: a queue wait this short does not count as wa
 HOP_SECONDS = 0.002  # of work that one hop to a worker may carry, where calls are made one by one
 MOST_CALLS = 32
 NEGLIGIBLE = 1 / 32  # of an item's cost: its share of α in a batch that is large enough
+AHEAD = 0.005  # seconds: what is sent to a replica that is busy takes no longer, and is to begin by then
 LATENESS = 1.25  # of the time until something is expected: how long it is waited for
 PROBE_SECONDS = 1.0  # without news of what a batch takes, after which one is tried rather than refused
 EQUALS_SECONDS = 1.0  # of deadlines that nobody asked for: priorities order what lies within
@@ -170,6 +171,28 @@ def next_batch(
         return Decision(size)
     until = min(now + LATENESS * due, waiting.oldest + delay, waiting.deadline - cost.of(size + more))
     return Decision(0, until) if until > now else Decision(size)
+
+
+class Occupied(NamedTuple):
+    """The only replica, which could be given its next batch before it has ended the one that it runs."""
+
+    until: float  # when that is expected to end
+    gap: float  # seconds from the end of a batch to the beginning of one that is sent then
+
+
+def ahead(waiting: Waiting, replica: Occupied, cost: Cost, work: Cost, now: float, *, limit: int) -> int:
+    """Return how many of what waits an occupied replica is given now, to begin with then; 0: nothing yet.
+
+    Who waits there can neither be overtaken nor share a batch with who comes later. So all of it is a matter
+    of milliseconds, nobody's deadline is in danger, and the batch is full; or else α, which later ones might
+    have shared, costs the replica (`work`) no more than the gap, and no more than the items do.
+    """
+    size = _worthwhile(min(waiting.items, limit), cost)
+    if not work.known or max(abs(replica.until - now), work.of(size)) > AHEAD:
+        return 0
+    if size < limit and not (work.apart and work.alpha <= min(replica.gap, work.beta * size)):
+        return 0
+    return size if replica.until + cost.of(size) <= waiting.deadline else 0
 
 
 def _within_deadline(size: int, left: float, cost: Cost) -> int:

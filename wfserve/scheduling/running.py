@@ -23,6 +23,11 @@ class Running:
         return len(self.batches)
 
     @property
+    def begun(self) -> int:
+        """Return how many batches do not wait behind others."""
+        return sum([batch.begun for batch in self.batches])
+
+    @property
     def items(self) -> int:
         """Return how many items there are in all batches."""
         return sum(map(len, self.batches.values()))

@@ -27,9 +27,9 @@ class Tally:
 def count_start(tally: Tally, batch: Batch, tickets: Sequence[Ticket]) -> None:
     """Count a batch that leaves its queue for the step that `tally` is of."""
     tally.counts.batches += 1
-    tally.counts.batched_items += len(tickets)
+    tally.counts.batched_items += len(batch.items)
     arrivals = [ticket.arrived for ticket in tickets if not ticket.rerun]
-    tally.measured.batch_started(batch.started, len(tickets), arrivals)
+    tally.measured.batch_started(batch.started, len(batch.items), arrivals)
 
 
 def count_end(

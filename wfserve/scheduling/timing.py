@@ -67,8 +67,8 @@ class Timing:
         All of them, which are the batch's, have the same steps before them. It may take as long as all of
         those together.
         """
-        first, behind, _ = self._way(tickets[0].item)
-        started, longest = batch.started, 0.0
+        first, behind, _ = self._way(batch.items[0])
+        started, longest = batch.started, 0.0 if tickets else first
         look = policy.next_look(math.inf, started, behind)
         for ticket in tickets:
             own = first if ticket.timeout is None else ticket.timeout

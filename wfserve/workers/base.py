@@ -11,6 +11,9 @@ A pool is told what to do by plain calls that never block, and answers through i
                               └─▶ batch_lost(batch, why)        it died, was stopped, or the pool closed;
                                                                 or the batch was withdrawn
 
+A replica that runs a batch may be given one more, which waits there and begins as soon as the first has
+ended: nobody needs to be told first. Until then it has not `begun`, and is not to blame if the replica dies.
+
 A replica runs the nodes of a stage one after the other: its steps, mostly one. A batch begins with one step
 and ends with one, for all of its items. Whatever happens to an item on the way, it need not begin again: the
 input of the step that it had reached comes back with it.
@@ -186,7 +189,9 @@ class Batch:
     until: float = math.inf  # the listener's: when it has taken as long as it may
     ran: Sequence[Ran] = ()  # a step each from the first on, once it is done
     lost_at: int = 0  # step, once it is lost
-    begun: bool = True  # False if it waited for others' until it was lost: nothing of it is to blame
+    begun: bool = True  # False if it waited for others until it was lost: nothing of it is to blame
+    behind: bool = False  # another one it was submitted, and waited
+    next: Batch | None = None  # that its replica begins with when this one has ended
     reached: dict[int, Payload] = field(default_factory=dict)  # inputs of that step by item; the listener's
 
     @property
@@ -201,7 +206,7 @@ class Listener(Protocol):
     def batch_done(self, batch: Batch, outcomes: Sequence[Report]) -> None:
         """Report that `batch` ended, an outcome for every item, in order; the listener owns what they hold.
 
-        Its replica is idle again, unless it has been stopped meanwhile.
+        Its replica is idle again, unless it has been stopped meanwhile, or has begun with the batch's `next`.
         """
 
     def batch_lost(self, batch: Batch, reason: str) -> None:
@@ -253,11 +258,15 @@ class Pool(Protocol):
     def idle(self) -> int:
         """Replicas that would take a batch now."""
 
-    def submit(self, items: Sequence[Item]) -> Batch:
+    def submit(self, items: Sequence[Item], behind: Batch | None = None) -> Batch:
         """Give `items` (at least one) to an idle replica, which the caller has checked there is.
 
+        Or, to wait there, to the replica that runs the batch `behind` which they come, if it `takes_another`.
         Raises `ServiceUnavailableError` when there is no memory to lend; nothing has been started then.
         """
+
+    def takes_another(self, batch: Batch) -> bool:
+        """Whether the replica that runs `batch` would have one more wait behind it."""
 
     def whereabouts(self, batch: Batch) -> Whereabouts | None:
         """Return how far a running `batch` is; None if it is known to run, and no more."""
@@ -265,7 +274,8 @@ class Pool(Protocol):
     def stop(self, batch: Batch) -> None:
         """Kill the replica that runs `batch`; `batch_lost` follows once it is dead.
 
-        Unless it has answered already: then `batch_done` does. Does nothing once the batch has been reported.
+        Unless it has answered already: then `batch_done` does. Does nothing once the batch has been reported,
+        or while it waits behind another.
         """
 
     def withdraw(self, batch: Batch) -> None:

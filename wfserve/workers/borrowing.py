@@ -224,10 +224,10 @@ class BorrowedPool(TurnsPool):
         kept, replica.kept = replica.kept, []
         self._nursery.start_soon(hold_until_dead, os.dup(pidfd), kept)
 
-    def submit(self, items: Sequence[Item]) -> Batch:
+    def submit(self, items: Sequence[Item], behind: Batch | None = None) -> Batch:
         """Send `items` to an idle replica whose worker sleeps, else to the one that was busy last."""
         self._idle.sort(key=_sleeps)
-        return super().submit(items)
+        return super().submit(items, behind)
 
     def scale(self, wanted: int) -> None:
         """Ask for workers, or return those that do least; one that runs a batch may yet stay."""

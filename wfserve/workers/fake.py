@@ -41,6 +41,7 @@ class FakePool:
         self._work = work
         self._restart = restart
         self._scopes: dict[Batch, trio.CancelScope] = {}
+        self._behind: dict[Batch, list[Item]] = {}  # that wait, and what they hold
         self._steps: dict[Batch, tuple[int, float]] = {}
         self._wanted = replicas
         self._numbers = itertools.count()
@@ -64,18 +65,30 @@ class FakePool:
                 self._tell()
                 self._nursery.cancel_scope.cancel()
 
-    def submit(self, items: Sequence[Item]) -> Batch:
-        """Run `items` on an idle replica."""
-        assert self._nursery is not None
+    def submit(self, items: Sequence[Item], behind: Batch | None = None) -> Batch:
+        """Run `items` on an idle replica, or on one that is busy when it has ended that batch."""
         assert items
-        assert self.idle > 0
         batch = Batch(tuple(items), trio.current_time(), next(self._numbers))
         held = [_hold(item) for item in items]
-        self.idle -= 1
         self.batches.append(batch)
+        if behind is None:
+            assert self.idle > 0
+            self.idle -= 1
+            self._begin(batch, held)
+        else:
+            assert self.takes_another(behind)
+            batch.begun, batch.behind = False, True
+            behind.next, self._behind[batch] = batch, held
+        return batch
+
+    def takes_another(self, batch: Batch) -> bool:
+        """Whether `batch` runs, none waits behind it, and its replica stays."""
+        return batch in self._scopes and batch.next is None and self._present() <= self._wanted
+
+    def _begin(self, batch: Batch, held: list[Item]) -> None:
+        assert self._nursery is not None
         self._scopes[batch] = trio.CancelScope()
         self._nursery.start_soon(self._run, batch, held)
-        return batch
 
     async def _run(self, batch: Batch, held: list[Item]) -> None:
         outcomes: Sequence[Report] | None = None
@@ -97,11 +110,26 @@ class FakePool:
     def _report(self, batch: Batch, outcomes: Sequence[Report] | None) -> None:
         if outcomes is not None:
             self._answered += 1
-            self._add_idle()
+            self._go_on(batch)
             self._listener.batch_done(batch, outcomes)
         else:
-            self._lost += 1
-            self._listener.batch_lost(batch, "Worker died.")
+            self._lose(batch)
+            if batch.next is not None:
+                for item in self._behind.pop(batch.next):
+                    _let_go(item)
+                self._lose(batch.next)
+
+    def _go_on(self, batch: Batch) -> None:
+        """Have the replica of a batch that has ended begin with the next, or be idle."""
+        if batch.next is None:
+            self._add_idle()
+            return
+        batch.next.begun, batch.next.started = True, trio.current_time()
+        self._begin(batch.next, self._behind.pop(batch.next))
+
+    def _lose(self, batch: Batch) -> None:
+        self._lost += 1
+        self._listener.batch_lost(batch, "Worker died.")
 
     async def _replace(self) -> None:
         self.deaths += 1

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from wfserve.child.spec import WorkerSpec
     from wfserve.transport.base import Transport
     from wfserve.transport.joining import JoinedLink
-    from wfserve.workers.base import Listener
+    from wfserve.workers.base import Batch, Listener
     from wfserve.workers.loans import FromFront, ToFront
     from wfserve.workers.pool import PoolSettings
 
@@ -166,6 +166,10 @@ class LendingPool(TurnsPool):
         for loan in self._loans.values():
             if loan.replica.leaving:
                 loan.front.send(Recalled(self.number, loan.number))
+
+    def takes_another(self, batch: Batch) -> bool:
+        """Whether a worker takes one more batch: while nobody would join it, which it has to be idle for."""
+        return not self._wants and super().takes_another(batch)
 
     def _rank(self, replica: Replica) -> tuple[int, int]:
         """Return something that is less the more a replica does, here and for front ends."""

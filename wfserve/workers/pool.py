@@ -285,22 +285,37 @@ class ProcessPool:
             raise FrameError(f"an answer to batch {message.tag}, which is not running")
         outcomes = lease.outcomes(message.descriptor)
         batch.ran = lease.ran
+        now = trio.current_time()
+        if batch.behind:  # the end of the batch before may have been noticed later than this one began
+            batch.started = min(batch.started, now - batch.busy)
         replica.kept += lease.kept
         lease.end()
-        replica.batch = replica.lease = None
         replica.deaths = 0
-        self._take_in(replica)
+        self._go_on(replica, now)
         self._batches += 1
         self._listener.batch_done(batch, outcomes)
 
+    def _go_on(self, replica: Replica, now: float) -> None:
+        """Have a replica whose batch has ended begin with the next, or be idle."""
+        if replica.behind is None:
+            replica.batch = replica.lease = None
+            self._take_in(replica)
+            return
+        replica.batch, replica.lease = replica.behind
+        replica.behind = None
+        if not replica.end:  # a dying worker begins with nothing
+            replica.batch.begun, replica.batch.started = True, now
+
     def _bury(self, replica: Replica) -> None:
         """Take back what the dead worker held, and report its batch lost."""
-        if replica.lease is not None:
-            replica.lease.end()
+        held = [] if replica.batch is None or replica.lease is None else [(replica.batch, replica.lease)]
+        held += [] if replica.behind is None else [replica.behind]
+        replica.batch = replica.lease = replica.behind = replica.worker = None
+        for _, lease in held:
+            lease.end()
         while replica.kept:
             replica.kept.pop().release()
-        batch, replica.batch, replica.lease, replica.worker = replica.batch, None, None, None
-        if batch is not None:
+        for batch, _ in held:
             self._lost += 1
             self._listener.batch_lost(batch, f"{self._name}: {replica.end}")
 
@@ -331,21 +346,34 @@ class ProcessPool:
         seen = self._seen(replica.worker, replica.lease, batch)
         return None if seen is None else Whereabouts(seen.step, seen.seconds)
 
-    def submit(self, items: Sequence[Item]) -> Batch:
-        """Send `items` to the idle replica that was busy last."""
-        replica = self._idle[-1]
+    def submit(self, items: Sequence[Item], behind: Batch | None = None) -> Batch:
+        """Send `items` to the idle replica that was busy last, or to the one that runs the batch before."""
+        replica = self._idle[-1] if behind is None else behind.replica
+        assert isinstance(replica, Replica)
         worker = replica.worker
         assert worker is not None
         number, arena = next(self._batch_numbers), self._transport.arena
-        replica.lease = Lease(arena, number, items, self._sizes, self._for_results)
-        self._idle.pop()
-        replica.state = "BUSY"
-        replica.batch = Batch(items, trio.current_time(), replica, lost_at=items[0].first)
+        lease = Lease(arena, number, items, self._sizes, self._for_results)
+        batch = Batch(items, trio.current_time(), replica, lost_at=items[0].first)
+        if behind is None:
+            self._idle.pop()
+            replica.state = "BUSY"
+            replica.batch, replica.lease = batch, lease
+        else:
+            batch.begun, batch.behind = False, True
+            behind.next, replica.behind = batch, (batch, lease)
         try:
-            worker.link.send(replica.lease.call)
+            worker.link.send(lease.call)
         except (FrameError, BufferError) as error:  # its ring is corrupted: `batch_lost` follows
             self._distrust(replica, worker, error)
-        return replica.batch
+        return batch
+
+    def takes_another(self, batch: Batch) -> bool:
+        """Whether the worker that runs `batch` is to go on, and none waits behind that."""
+        replica = batch.replica
+        if not isinstance(replica, Replica) or replica.batch is not batch or replica.behind is not None:
+            return False
+        return not (replica.leaving or replica.end)
 
     def stop(self, batch: Batch) -> None:
         """Kill the worker that runs `batch`."""

@@ -53,6 +53,7 @@ class Replica:
         self.batch: Batch | None = None
         self.withdrawn: Batch | None = None  # that need not begin, if it has not
         self.lease: Lease | None = None
+        self.behind: tuple[Batch, Lease] | None = None  # that begins when `batch` has ended
         self.ready = False
         self.failure: LoadError | None = None  # why it did not load
         self.end = ""  # why its batch is lost, once it is dying

@@ -29,12 +29,19 @@ FIRST_LOOK = 0.001  # seconds; whether a batch has begun that is to be stopped
 class TurnsPool(ProcessPool):
     """A pool some of whose workers have been `joined` by others."""
 
-    def submit(self, items: Sequence[Item]) -> Batch:
-        """Send `items` to the idle replica that was busy last."""
-        worker = self._idle[-1].worker
-        assert worker is not None
-        worker.forget_progress()
-        return super().submit(items)
+    def submit(self, items: Sequence[Item], behind: Batch | None = None) -> Batch:
+        """Send `items` as `ProcessPool` does."""
+        if behind is None:
+            worker = self._idle[-1].worker
+            assert worker is not None
+            worker.forget_progress()
+        return super().submit(items, behind)
+
+    def takes_another(self, batch: Batch) -> bool:
+        """Whether the worker that runs `batch` is nobody else's, who would have to wait for one more."""
+        replica = batch.replica
+        alone = isinstance(replica, Replica) and not (replica.joined or replica.lent)
+        return alone and super().takes_another(batch)
 
     def _ask_remains(self, replica: Replica, worker: Worker) -> None:
         batch, lease = replica.batch, replica.lease
