@@ -25,7 +25,8 @@ from wfserve.transport.frame import Kind, pack_header
 from wfserve.transport.publish import publish
 from wfserve.transport.shm import ShmTransport
 from wfserve.workers.base import Done, Item
-from wfserve.workers.pool import PoolSettings, ProcessPool
+from wfserve.workers.keeping import PoolSettings
+from wfserve.workers.pool import ProcessPool
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

@@ -44,7 +44,7 @@ HOT = {
         "scaling tally timing"
     ),
     "transport": "base frame joining message progress publish reader shm slab",
-    "workers": "base borrowing lease lending pool replica turns",
+    "workers": "base borrowing keeping lease lending pool replica turns",
 }  # by room
 UNSEEN = (
     "PIL cryptography click httptools httpx hypercorn isal numpy orjson quart quart_trio torch werkzeug yaml"

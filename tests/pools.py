@@ -20,8 +20,9 @@ from wfserve.transport.shm import ShmTransport
 from wfserve.workers.base import Failed
 from wfserve.workers.borrowing import BorrowedPool, Borrower
 from wfserve.workers.fake import FakePool, ReplicaDeath, echo
+from wfserve.workers.keeping import PoolSettings
 from wfserve.workers.lending import Lender, LendingPool
-from wfserve.workers.pool import PoolSettings, ProcessPool
+from wfserve.workers.pool import ProcessPool
 
 MIB = 1 << 20
 PATIENCE = 30.0  # seconds; only a hang takes as long

@@ -6,7 +6,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.http.harness import App, answer, heard, responses, serving
 from tests.http.test_server_life import close, reset
-from wfserve.http.connection import CHUNK
+from wfserve.http.connection import CHUNK, HEAD_CHUNK
 
 LARGE = bytes(range(256)) * 400  # and not too large for what a socket takes before anybody reads
 SMALL = b"y" * 10_000  # larger than a head
@@ -52,6 +52,28 @@ async def test_after_a_large_body_less_is_read_with_a_head(autojump_clock):
             ):
                 await send(client, post(path, body))
                 assert await said(client) == [(200, expected)]
+
+
+async def test_a_chunked_body_behind_a_large_one_is_not_read_in_small_pieces(autojump_clock):
+    class Counting(App):
+        async def parts(self, scope, receive, send):
+            sizes, more = [], True
+            while more:
+                message = await receive()
+                sizes.append(len(message["body"]))
+                more = message["more_body"]
+            await answer(send, b"%d %d" % (sum(sizes), max(sizes)))
+
+    async with serving(Counting()) as server:
+        with await server.connect() as client:
+            await send(client, post(b"direct", LARGE))
+            assert await said(client) == [(200, LARGE)]
+            head = b"POST /parts HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            await send(client, head + b"%x\r\n" % len(LARGE) + LARGE + b"\r\n0\r\n\r\n")
+            ((status, body),) = await said(client)
+    total, largest = map(int, body.split())
+    assert (status, total) == (200, len(LARGE))
+    assert largest > HEAD_CHUNK
 
 
 class Waiting(App):

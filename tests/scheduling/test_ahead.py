@@ -7,8 +7,10 @@ import trio.testing
 from tests.stages import kinds, sizes
 from tests.support import item, release
 from wfserve.scheduling.cost import ENOUGH, Cost
+from wfserve.scheduling.forecast import Forecast
 from wfserve.scheduling.policy import AHEAD, Occupied, Waiting, ahead
-from wfserve.workers.base import Done, Failed, Terms
+from wfserve.scheduling.settings import StageSettings
+from wfserve.workers.base import Batch, Done, Failed, Item, Ran
 from wfserve.workers.fake import echo
 
 PACE = 0.001  # seconds a batch
@@ -32,7 +34,8 @@ async def learned(bench, apart=1.0):
 
 
 def at_replicas(bench):
-    return bench.stage.statistics().running, bench.stage.statistics().queued
+    """How many items replicas have, and how many wait in the queue."""
+    return sum(len(batch.items) for batch in bench.stage._running.batches), len(bench.stage.queue)
 
 
 async def test_the_next_of_cheap_calls_waits_at_the_replica(autojump_clock, run_bench):
@@ -54,8 +57,12 @@ async def test_the_next_of_cheap_calls_waits_at_the_replica(autojump_clock, run_
 
 @pytest.mark.parametrize(
     ("pace", "more"),
-    [(PACE, {"replicas": 2, "min_workers": 2, "max_workers": 2}), (2 * AHEAD, {})],
-    ids=["several could take it", "it takes long"],
+    [
+        (PACE, {"replicas": 2, "min_workers": 2, "max_workers": 2}),
+        (PACE, {"max_workers": 2}),
+        (2 * AHEAD, {}),
+    ],
+    ids=["several could take it", "another may come", "it takes long"],
 )
 async def test_else_it_waits_in_the_queue(pace, more, autojump_clock, run_bench):
     async def scenario(bench):
@@ -128,41 +135,82 @@ async def test_the_time_of_what_waited_runs_from_when_it_begins(autojump_clock, 
     assert kinds(bench)["hang"] is Failed
 
 
-async def test_what_nobody_waits_for_any_more_is_stopped_if_it_hangs(autojump_clock, run_bench):
-    """It was given up before it had begun; nothing of it is left in the arena, as the fixture asserts."""
+async def test_who_leaves_while_it_waits_there_is_not_computed(autojump_clock, run_bench):
+    ran = []
+
+    async def work(items):
+        ran.extend(bytes(each.inputs[0][1].borrow()).decode() for each in items)
+        await trio.sleep(PACE)
+        return echo(items)
 
     async def scenario(bench):
         await learned(bench)
         bench.attempt("a")
         await trio.sleep(PACE / 4)
-        given = item(bench.transport, b"hang")
-        with trio.move_on_after(PACE / 2):
+        given = item(bench.transport, b"left")
+        with trio.move_on_after(PACE / 4):
             await bench.stage.attempt(given)
         release(given)
-        assert at_replicas(bench) == (2, 0)
-        await trio.sleep(0.9)
-        assert bench.pool.deaths == 0
-        await trio.sleep(0.2)
-        assert bench.pool.deaths == 1
         bench.attempt("b")
+        await trio.sleep(1)
+        assert at_replicas(bench) == (0, 0)
 
-    bench = await run_bench(scenario, obeying(), batch_size=1)
-    assert kinds(bench)["a"] is kinds(bench)["b"] is Done
+    bench = await run_bench(scenario, work, batch_size=1)
+    assert ran[ENOUGH:] == ["a", "b"]
+    assert kinds(bench)["b"] is Done
 
 
-async def test_what_is_refused_while_it_would_wait_there(autojump_clock, run_bench):
-    """A deadline that the batch before puts in danger is left to the queue, which refuses in time."""
-
+async def test_nothing_waits_behind_what_is_not_known(autojump_clock, run_bench):
     async def scenario(bench):
-        await learned(bench, apart=PACE)
-        soon = trio.current_time() + 1.5 * PACE
+        await learned(bench)
+        bench.attempt("odd", shape=(3,))
+        await trio.sleep(PACE / 4)
         bench.attempt("a")
         await trio.sleep(PACE / 4)
-        bench.attempt("late", terms=Terms(deadline=soon, order=(soon, 0), asked=soon))
-        await trio.sleep(PACE / 2)
-        assert at_replicas(bench)[0] == 1
+        assert at_replicas(bench) == (1, 1)
 
     await run_bench(scenario, obeying(), batch_size=1)
+
+
+async def test_a_stage_that_may_grow_does_for_two_that_always_ask(autojump_clock, run_bench):
+    async def scenario(bench):
+        async def client():
+            while trio.current_time() < bench.opened + 5:
+                given = item(bench.transport, b"x")
+                (await bench.stage.attempt(given)).release()
+                release(given)
+
+        for _ in range(2):
+            bench.nursery.start_soon(client)
+
+    bench = await run_bench(scenario, obeying(0.9 * AHEAD), batch_size=1, max_workers=2)
+    assert bench.pool.statistics().wanted == 2
+
+
+async def test_metrics_say_that_it_waits(autojump_clock, run_bench):
+    async def scenario(bench):
+        await learned(bench)
+        for name in ("hang", "a"):
+            bench.attempt(name)
+            await trio.sleep(PACE / 4)
+        await trio.sleep(0.5)
+        found = bench.stage.statistics()
+        assert (found.running, found.queued) == (1, 1)
+        assert found.queue_delay_seconds == pytest.approx(0.5, abs=PACE)
+
+    await run_bench(scenario, obeying(), batch_size=1)
+
+
+@pytest.mark.parametrize(("behind", "gap"), [(False, 0.05), (True, 0.0)])
+def test_the_gap_is_learned_from_batches_that_did_not_wait(behind, gap):
+    forecast = Forecast(StageSettings("w__n", batch_size=4))
+    batch = Batch([Item("", b"", ())], 0.0, behind=behind, ran=(Ran(busy=1.0, items=1),))
+    forecast.learn(batch, [Done(b"")], 2.0)
+    assert forecast.gap == pytest.approx(gap)
+    batch.ran = (Ran(busy=1e9, items=1),)  # of a worker that lies
+    for _ in range(100):
+        forecast.learn(batch, [Done(b"")], 2.0)
+    assert forecast.gap >= 0
 
 
 async def test_full_batches_go_ahead(autojump_clock, run_bench):
@@ -211,7 +259,15 @@ def test_how_many_go_ahead(expected, items, until, gap, work):
     assert ahead(waiting, Occupied(until, gap), known, work, 0.0, limit=8) == expected
 
 
-@pytest.mark.parametrize(("deadline", "expected"), [(2.1 * MS, 8), (1.9 * MS, 0)])
-def test_no_deadline_is_put_in_danger(deadline, expected):
+@pytest.mark.parametrize(
+    ("until", "deadline", "expected"),
+    [(1 * MS, 2.1 * MS, 8), (1 * MS, 1.9 * MS, 0), (-4 * MS, 1.1 * MS, 8), (-4 * MS, 0.9 * MS, 0)],
+)
+def test_no_deadline_is_put_in_danger(until, deadline, expected):
     waiting, known = Waiting(8, 0.0, deadline), cost(1 * MS, 0.0)
-    assert ahead(waiting, Occupied(1 * MS, 0.0), known, known, 0.0, limit=8) == expected
+    assert ahead(waiting, Occupied(until, 0.0), known, known, 0.0, limit=8) == expected
+
+
+def test_nothing_goes_of_which_the_cost_is_not_known():
+    waiting, work = Waiting(8, 0.0, NEVER), cost(1 * MS, 0.0)
+    assert ahead(waiting, Occupied(1 * MS, 0.0), Cost(), work, 0.0, limit=8) == 0

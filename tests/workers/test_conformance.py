@@ -465,6 +465,21 @@ def test_stopping_a_batch_loses_what_waits_behind_it(keep_alone):
     keep_alone(scenario)
 
 
+def test_what_is_withdrawn_while_it_waits_does_not_begin(keep_alone):
+    async def scenario(bench):
+        first = bench.submit("nap")
+        second = bench.submit("die", behind=first)
+        bench.pool.withdraw(second)
+        assert words(await bench.recorder.outcome(first)) == ["nap"]
+        assert await bench.recorder.outcome(second) == "withdrawn"
+        assert not second.begun
+        await bench.recorder.until(lambda: bench.pool.idle == 1)
+        assert words(await bench.run("next")) == ["next"]
+        assert counts(bench)[-1] == 0
+
+    keep_alone(scenario)
+
+
 def test_a_replica_that_is_to_leave_takes_no_more(keep_alone):
     async def scenario(bench):
         first = bench.submit("a")

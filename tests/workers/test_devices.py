@@ -11,7 +11,8 @@ from tests.pools import MIB, PATIENCE, Bench, Recorder, spec
 from tests.support import text
 from wfserve.transport.pinned import PINNED_SEGMENT
 from wfserve.transport.shm import ShmTransport
-from wfserve.workers.pool import PoolSettings, ProcessPool
+from wfserve.workers.keeping import PoolSettings
+from wfserve.workers.pool import ProcessPool
 
 GPUS = '''
 import os, signal

@@ -15,7 +15,7 @@ from tests.support import item, text
 from wfserve.errors import ServiceUnavailableError
 from wfserve.workers import process
 from wfserve.workers.base import Done, Failed, LoadError
-from wfserve.workers.pool import LONGEST_DELAY, restart_delay
+from wfserve.workers.keeping import LONGEST_DELAY, restart_delay
 
 FAILING = '''
 import ctypes, os, signal, sys, threading, time
@@ -389,8 +389,12 @@ async def test_a_worker_that_waits_for_memory_keeps_what_waits_behind(tmp_path):
     async with processes(tmp_path, code=LARGE, function="large") as bench:
         batches = [bench.submit(str(sizes[0]))]
         batches.append(bench.submit(str(sizes[1]), behind=batches[0]))
-        for size in sizes[2:]:
-            await bench.recorder.outcome(batches[-2])
-            batches.append(bench.submit(str(size), behind=batches[-1]))
-        found = [await bench.recorder.outcome(batch) for batch in batches]
+
+        def report():
+            if len(batches) < len(sizes):
+                batches.append(bench.submit(str(sizes[len(batches)]), behind=batches[-1]))
+
+        bench.recorder.on_report = report
+        await bench.recorder.until(lambda: len(bench.recorder.done) == len(sizes))
+        found = [outcomes for _, outcomes in bench.recorder.done]
         assert [outcome.payload.nbytes for (outcome,) in found] == sizes

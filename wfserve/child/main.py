@@ -93,7 +93,10 @@ def serve(chain: Sequence[WorkerSpec], link: ChildLink, homes: Sequence[Home] = 
     worker = Worker(nodes, link, view)
     try:
         while (message := worker.next()).kind == MessageKind.CALL:
-            worker.answer(message)
+            if progress.withdrawn(view, message.tag):
+                link.send(Message(MessageKind.DROPPED, message.tag, NOWHERE))
+            else:
+                worker.answer(message)
         if message.kind == MessageKind.JOIN:
             Joined(cast("JoinableLink", link), Host(worker, view), partial(Worker, nodes)).serve(message)
     except Stopped:

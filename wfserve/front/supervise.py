@@ -38,7 +38,7 @@ from wfserve.front.messages import (
 )
 from wfserve.measure.family import lasting, without
 from wfserve.transport.channel import Channel
-from wfserve.workers.pool import restart_delay
+from wfserve.workers.keeping import restart_delay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     Peer = tuple[str, int | None] | None
 
 CHUNK = 65_536  # bytes read at once, and the most that is read ahead of the request that is being answered
-HEAD_CHUNK = 4096  # … where what follows a head is received elsewhere, and is not to come with it
+HEAD_CHUNK = 4096  # … with a head that a large body may follow, which is not to come with it
 JOINED = 65_536  # up to here copying is cheaper than a second system call's setup
 ASK_INTERVAL = 5.0  # seconds
 _EMPTY_LINES = re.compile(rb"\A(?:\r\n)+")  # before a request they mean nothing: RFC 9112, section 2.2
@@ -83,7 +83,7 @@ class Connection:
         self._ask_next = -math.inf
         self.client, self.server = client, server
         self.buffer = b""  # read, but not yet used
-        self.at_once = CHUNK  # bytes that are read into it
+        self.at_once = CHUNK  # bytes that are read with a head
         self.deadline = math.inf  # of the wait under way
         self.idle = False  # nothing of a request has arrived
         self.answering = False  # a whole head has: the server owes an answer
@@ -125,7 +125,7 @@ class Connection:
                     return raw
             seen = len(self.buffer)
             try:
-                data = await self.read(until)
+                data = await self.read(until, self.at_once)
             except WaitExpiredError:
                 if not seen:
                     return None
@@ -152,12 +152,12 @@ class Connection:
         self.buffer = await self.read(self._clock.soon + seconds)
         return bool(self.buffer)
 
-    async def read(self, until: float) -> bytes:
+    async def read(self, until: float, nbytes: int = CHUNK) -> bytes:
         """Return what the client sends, b"" at its end. Raises `WaitExpiredError`, `GoneError`."""
         while True:
             await self._wait(trio.lowlevel.wait_readable, until)
             try:
-                return self._sock.recv(self.at_once)
+                return self._sock.recv(nbytes)
             except BlockingIOError:
                 if self._clock.stopping and not self.answering:
                     return b""

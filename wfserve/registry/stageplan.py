@@ -10,7 +10,7 @@ from wfserve.archive.spec import LONGEST_NAME
 from wfserve.child.spec import Place, WorkerSpec
 from wfserve.registry.placement import Seats, placed
 from wfserve.scheduling.settings import StageSettings, StepSettings
-from wfserve.workers.pool import PoolSettings
+from wfserve.workers.keeping import PoolSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

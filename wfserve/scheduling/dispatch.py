@@ -10,7 +10,8 @@ Nothing here decides: `policy` does, and the Stage carries it out. An attempt go
                     └── run again, uncharged: the batch raised, or was lost (alone, on a fresh timer)
 
 and leaves early, from wherever it is, when its time is up or its request is cancelled: a queued one is taken
-out at once, a running one is dropped when its batch ends.
+out at once, a running one is dropped when its batch ends. A batch may have to wait at its replica for the one
+before it; as long as it has not begun, its attempts are timed as if they were queued.
 """
 
 from __future__ import annotations
@@ -170,7 +171,7 @@ class Stage:
         """Do what is due with an attempt; whether its outcome is still wanted."""
         batch, now = ticket.batch, trio.current_time()
         if batch is None or not batch.begun:
-            return now < ticket.until  # then it was due when it ran, and waits to be run again
+            return now < ticket.until  # then it was due when it ran, and waits again
         seen = self.pool.whereabouts(batch)
         step, since, until = self._timing.under_way(ticket, batch, seen, now)
         if now < until:
@@ -283,9 +284,11 @@ class Stage:
     def _send_ahead(self, now: float) -> None:
         """Have the next batch wait at the only replica already, if that makes no other difference."""
         before = self._forecast.first_to_end(self._running.batches)
-        if before is None or self._scaling.wanted > 1 or self.queue.parts:
+        if before is None or self.settings.max_workers > 1 or self.queue.parts:
             return
-        if not self.pool.takes_another(before):
+        replica = policy.Occupied(self._forecast.ends(before), self._forecast.gap)
+        known = self._forecast.knows(before) and policy.ends_soon(replica, now)
+        if not (known and self.pool.takes_another(before)):
             return
         limit = self._largest_batch()
         tickets = self.queue.look(limit, self._forecast.alike)
@@ -294,25 +297,27 @@ class Stage:
             return
         earliest = min([ticket.item.terms.asked for ticket in tickets])
         waiting = policy.Waiting(len(tickets), min([ticket.arrived for ticket in tickets]), earliest)
-        replica = policy.Occupied(self._forecast.ends(before), self._forecast.gap)
         cost, work = self._forecast.cost(item), self._forecast.work(item)
-        if size := policy.ahead(waiting, replica, cost, work, now, limit=limit):
-            self.queue.take_out(tickets[:size])
-            if (batch := self._submit(tickets[:size], before)) is not None:
-                batch.started = max(now, replica.until)  # as far as is known
+        size = policy.ahead(waiting, replica, cost, work, now, limit=limit)
+        if not size:
+            return
+        try:
+            batch = self._submit(tickets[:size], before)
+        except ServiceUnavailableError:
+            return  # there may be memory when its turn has come
+        self.queue.take_out(tickets[:size])
+        batch.started = max(now, replica.until)  # as far as is known
 
     def _start(self, tickets: list[Ticket]) -> None:
-        if (batch := self._submit(tickets)) is not None:
-            self._begin(batch)
-
-    def _submit(self, tickets: list[Ticket], behind: Batch | None = None) -> Batch | None:
-        """Give a batch of `tickets` to the pool, if there is memory for it."""
         try:
-            batch = self.pool.submit([ticket.item for ticket in tickets], behind)
+            self._begin(self._submit(tickets))
         except ServiceUnavailableError as refusal:
             for ticket in tickets:
                 ticket.settle(Failed(refusal))
-            return None
+
+    def _submit(self, tickets: list[Ticket], behind: Batch | None = None) -> Batch:
+        """Give a batch of `tickets` to the pool. Raises `ServiceUnavailableError` if there is no memory."""
+        batch = self.pool.submit([ticket.item for ticket in tickets], behind)
         batch.kind = self._forecast.kind(tickets[0].item)
         self._running.start(batch, tickets)
         return batch
@@ -327,6 +332,12 @@ class Stage:
             self._scaling.took(len(tickets), arrived, lasts, batch.started)
         self._timing.started(tickets, batch)
         self._dues.watch(min([ticket.due for ticket in tickets], default=batch.until))
+
+    def _begin_next(self, batch: Batch) -> None:
+        """Have the time run of what waited for `batch`, unless that is lost as well."""
+        if batch.next is not None and batch.next.begun:
+            self._begin(batch.next)
+        batch.next = None  # whoever keeps this one shall not keep all that follow
 
     def _scale(self, now: float) -> None:
         """Have as many replicas as what waits and what has run ask for."""
@@ -343,8 +354,7 @@ class Stage:
         now = trio.current_time()
         self._forecast.learn(batch, outcomes, now)
         self._lonely = 0 if len(outcomes) > 1 or self.queue or batch.next else self._lonely + 1
-        if batch.next is not None and batch.next.begun:
-            self._begin(batch.next)
+        self._begin_next(batch)
         count_end(self._tallies_of(batch.items[0]), batch, tickets, outcomes, now)
         failed = [outcome for outcome in outcomes if isinstance(outcome, Failed) and outcome.splittable]
         splits = bool(failed) and self._splits(failed)
@@ -378,6 +388,7 @@ class Stage:
     def batch_lost(self, batch: Batch, reason: str) -> None:
         """Run the items again one by one, or fail the one there is."""
         tickets, step = self._running.end(batch), batch.lost_at
+        self._begin_next(batch)
         if not batch.begun:
             self._run_again([ticket for ticket in tickets if ticket is not None])
             self._dispatch(trio.current_time())
@@ -420,8 +431,10 @@ class Stage:
         """Return the counts of one step as they are now; all that waits and runs is the first one's."""
         counts = self._tallies[step].counts
         if step == 0:
-            counts.queued = len(self.queue)
-            counts.queue_delay_seconds = max(0.0, trio.current_time() - self.queue.oldest)
+            waiting = self._running.waiting()
+            oldest = min([self.queue.oldest, *[ticket.arrived for ticket in waiting]])
+            counts.queued = len(self.queue) + len(waiting)
+            counts.queue_delay_seconds = max(0.0, trio.current_time() - oldest)
             counts.running = self._running.items
         return counts
 

@@ -95,6 +95,10 @@ class Forecast:
         """Return when a batch that runs is expected to end."""
         return batch.started + self._costs.of(batch.kind).of(len(batch.items))
 
+    def knows(self, batch: Batch) -> bool:
+        """Whether it is known what such batches take."""
+        return self._costs.of(batch.kind).known
+
     def first_to_end(self, running: Iterable[Batch]) -> Batch | None:
         """Return which of the batches that run ends first of those that none waits behind."""
         return min([batch for batch in running if batch.next is None], key=self.ends, default=None)
@@ -117,7 +121,7 @@ class Forecast:
             took, busy = now - batch.started, batch.busy
             self._costs.of(batch.kind).observe(len(outcomes), took, now)
             if not batch.behind:
-                self.gap += LATEST_GAP * (took - busy - self.gap)
+                self.gap += LATEST_GAP * (max(0.0, took - busy) - self.gap)
             if not self._one_by_one:
                 self._works.of(batch.kind).observe(len(outcomes), busy, now)
             self._most_an_item, self._most_a_batch = self._costs.most(1), self._costs.most(self._largest)

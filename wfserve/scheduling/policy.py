@@ -21,7 +21,8 @@ and to what waits, when a worker is idle (`next_batch`):
     otherwise                                                               it waits for what comes, but never
                                                                             beyond max-batch-delay
 
-That is asked once for all that arrives in one tick of the scheduler, and earlier by `at_once`.
+That is asked once for all that arrives in one tick of the scheduler, and earlier by `at_once`. While the only
+worker is busy, what would gain nothing by waiting here is sent to wait there (`ahead`).
 """
 
 from __future__ import annotations
@@ -188,11 +189,16 @@ def ahead(waiting: Waiting, replica: Occupied, cost: Cost, work: Cost, now: floa
     have shared, costs the replica (`work`) no more than the gap, and no more than the items do.
     """
     size = _worthwhile(min(waiting.items, limit), cost)
-    if not work.known or max(abs(replica.until - now), work.of(size)) > AHEAD:
+    if not (ends_soon(replica, now) and cost.known and work.known) or work.of(size) > AHEAD:
         return 0
     if size < limit and not (work.apart and work.alpha <= min(replica.gap, work.beta * size)):
         return 0
-    return size if replica.until + cost.of(size) <= waiting.deadline else 0
+    return size if max(now, replica.until) + cost.of(size) <= waiting.deadline else 0
+
+
+def ends_soon(replica: Occupied, now: float) -> bool:
+    """Whether an occupied replica is to be free soon; of one that is long overdue nobody knows when."""
+    return abs(replica.until - now) <= AHEAD
 
 
 def _within_deadline(size: int, left: float, cost: Cost) -> int:

@@ -29,8 +29,13 @@ class Running:
 
     @property
     def items(self) -> int:
-        """Return how many items there are in all batches."""
-        return sum(map(len, self.batches.values()))
+        """Return how many items there are in batches that have begun."""
+        return sum([len(batch.items) for batch in self.batches if batch.begun])
+
+    def waiting(self) -> list[Ticket]:
+        """Return the tickets that are waited for of batches that have not."""
+        found = [tickets for batch, tickets in self.batches.items() if not batch.begun]
+        return [ticket for tickets in found for ticket in tickets if ticket is not None]
 
     def items_of(self, tenant: Tenant) -> int:
         """Return how many items there are in the batches of a tenant."""

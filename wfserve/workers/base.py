@@ -189,8 +189,9 @@ class Batch:
     until: float = math.inf  # the listener's: when it has taken as long as it may
     ran: Sequence[Ran] = ()  # a step each from the first on, once it is done
     lost_at: int = 0  # step, once it is lost
-    begun: bool = True  # False if it waited for others until it was lost: nothing of it is to blame
-    behind: bool = False  # another one it was submitted, and waited
+    submitted: float = -math.inf  # trio clock, seconds; `started` is later where it had to wait
+    begun: bool = True  # False while it waits for others; once it is lost: nothing of it was to blame
+    behind: bool = False  # it was submitted to wait behind another
     next: Batch | None = None  # that its replica begins with when this one has ended
     reached: dict[int, Payload] = field(default_factory=dict)  # inputs of that step by item; the listener's
 
@@ -261,7 +262,7 @@ class Pool(Protocol):
     def submit(self, items: Sequence[Item], behind: Batch | None = None) -> Batch:
         """Give `items` (at least one) to an idle replica, which the caller has checked there is.
 
-        Or, to wait there, to the replica that runs the batch `behind` which they come, if it `takes_another`.
+        Or, to wait there, to the replica that runs the batch `behind`, if it `takes_another`.
         Raises `ServiceUnavailableError` when there is no memory to lend; nothing has been started then.
         """
 

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from wfserve.child.spec import WorkerSpec
     from wfserve.transport.base import Transport
     from wfserve.workers.base import Batch, Item, Listener
+    from wfserve.workers.keeping import PoolSettings
     from wfserve.workers.loans import FromFront, ToFront
-    from wfserve.workers.pool import PoolSettings
     from wfserve.workers.process import Worker
 
 log = logging.getLogger(__name__)

@@ -42,6 +42,7 @@ class FakePool:
         self._restart = restart
         self._scopes: dict[Batch, trio.CancelScope] = {}
         self._behind: dict[Batch, list[Item]] = {}  # that wait, and what they hold
+        self._withdrawn: set[Batch] = set()  # of these
         self._steps: dict[Batch, tuple[int, float]] = {}
         self._wanted = replicas
         self._numbers = itertools.count()
@@ -110,26 +111,28 @@ class FakePool:
     def _report(self, batch: Batch, outcomes: Sequence[Report] | None) -> None:
         if outcomes is not None:
             self._answered += 1
-            self._go_on(batch)
+            following = batch.next
+            if following is None or following in self._withdrawn:
+                self._add_idle()
+            else:
+                following.begun, following.started = True, trio.current_time()
+                self._begin(following, self._behind.pop(following))
             self._listener.batch_done(batch, outcomes)
+            if following in self._withdrawn:
+                self._lose_waiting(following, "withdrawn")
         else:
-            self._lose(batch)
-            if batch.next is not None:
-                for item in self._behind.pop(batch.next):
-                    _let_go(item)
-                self._lose(batch.next)
+            self._lost += 1
+            following = batch.next
+            self._listener.batch_lost(batch, "Worker died.")
+            if following is not None:
+                self._lost += 1
+                self._lose_waiting(following, "Worker died.")
 
-    def _go_on(self, batch: Batch) -> None:
-        """Have the replica of a batch that has ended begin with the next, or be idle."""
-        if batch.next is None:
-            self._add_idle()
-            return
-        batch.next.begun, batch.next.started = True, trio.current_time()
-        self._begin(batch.next, self._behind.pop(batch.next))
-
-    def _lose(self, batch: Batch) -> None:
-        self._lost += 1
-        self._listener.batch_lost(batch, "Worker died.")
+    def _lose_waiting(self, batch: Batch, reason: str) -> None:
+        self._withdrawn.discard(batch)
+        for item in self._behind.pop(batch):
+            _let_go(item)
+        self._listener.batch_lost(batch, reason)
 
     async def _replace(self) -> None:
         self.deaths += 1
@@ -172,7 +175,9 @@ class FakePool:
             self._scopes[batch].cancel()
 
     def withdraw(self, batch: Batch) -> None:
-        """Do nothing: a batch begins when it is submitted."""
+        """Have a batch that waits behind another not begin."""
+        if batch in self._behind:
+            self._withdrawn.add(batch)
 
     def scale(self, wanted: int) -> None:
         """Add replicas at once, or drop those that do least."""

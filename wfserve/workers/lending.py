@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from wfserve.transport.base import Transport
     from wfserve.transport.joining import JoinedLink
     from wfserve.workers.base import Batch, Listener
+    from wfserve.workers.keeping import PoolSettings
     from wfserve.workers.loans import FromFront, ToFront
-    from wfserve.workers.pool import PoolSettings
 
 log = logging.getLogger(__name__)
 

@@ -176,7 +176,7 @@ class Worker:
         forget(self._scratch.buffer)
 
     def withdraw(self, number: int) -> None:
-        """Tell the child not to begin with the batch of that number, if others have joined it."""
+        """Tell the child not to begin with the batch of that number."""
         withdraw(self._scratch.buffer, number)
 
     def load_failure(self, where: Descriptor) -> LoadError:
@@ -252,6 +252,7 @@ async def start_worker(chain: Chain, transport: Transport, server: int) -> Async
         worker = _adopt(process, link, scratch)
         gently = False
         try:
+            worker.forget_progress()
             link.send(Message(MessageKind.GRANT, 0, scratch.descriptor))
             yield worker
             gently = True

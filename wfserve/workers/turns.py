@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from wfserve.errors import FrameError
-from wfserve.transport.base import MessageKind
 from wfserve.workers.base import Whereabouts
 from wfserve.workers.pool import ProcessPool
 from wfserve.workers.replica import Replica
@@ -18,7 +16,6 @@ from wfserve.workers.replica import Replica
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from wfserve.transport.base import Message
     from wfserve.workers.base import Batch, Item
     from wfserve.workers.process import Worker
 
@@ -49,23 +46,6 @@ class TurnsPool(ProcessPool):
             batch.begun = worker.progress(lease.number) is not None
         super()._ask_remains(replica, worker)
 
-    def _handle(self, replica: Replica, worker: Worker, message: Message) -> None:
-        if message.kind == MessageKind.DROPPED:
-            self._dropped(replica, message)
-        else:
-            super()._handle(replica, worker, message)
-
-    def _dropped(self, replica: Replica, message: Message) -> None:
-        """Report that a batch was not begun, which has been withdrawn."""
-        batch, lease = replica.batch, replica.lease
-        if batch is None or lease is None or (lease.number, batch) != (message.tag, replica.withdrawn):
-            raise FrameError(f"batch {message.tag} was dropped, which was not withdrawn")
-        batch.begun = False
-        lease.end()
-        replica.batch = replica.lease = replica.withdrawn = None
-        self._take_in(replica)
-        self._listener.batch_lost(batch, "withdrawn")
-
     def _has_begun(self, replica: Replica) -> bool:
         if replica.worker is None or replica.lease is None or not replica.joined:
             return super()._has_begun(replica)
@@ -75,6 +55,7 @@ class TurnsPool(ProcessPool):
         """Tell the worker of `batch` not to begin with it."""
         replica = batch.replica
         if not isinstance(replica, Replica) or replica.batch is not batch or not replica.joined:
+            super().withdraw(batch)
             return
         if replica.worker is not None and replica.lease is not None:
             replica.withdrawn = batch
