@@ -28,6 +28,7 @@ from wfserve.transport.message import (
     decode_reply,
     encode_call,
 )
+from wfserve.transport.progress import forget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -63,6 +64,13 @@ class Server:
         self.held.append(loan)
         return loan.descriptor._replace(length=nbytes)
 
+    def lend_scratch(self) -> Descriptor:
+        """Lend scratch memory that says nothing yet, as the server does."""
+        loan = self.transport.arena.loan(8192)
+        forget(loan.buffer)
+        self.held.append(loan)
+        return loan.descriptor
+
     def put(self, data: bytes, kind: Kind = Kind.BYTES, dtype: str = "", shape: tuple[int, ...] = ()) -> Ref:
         loan = self.transport.arena.loan(len(data))
         loan.buffer[: len(data)] = data
@@ -89,7 +97,7 @@ class Server:
     ) -> list[Message]:
         """Run a child that receives `messages` and a STOP; return what it sent."""
         link, port = self.transport.connect()
-        self.scratch = self.lend(8192)
+        self.scratch = self.lend_scratch()
         for message in (
             Message(MessageKind.GRANT, 0, self.scratch),
             *messages,

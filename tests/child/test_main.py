@@ -73,7 +73,7 @@ class Waits:
 )
 def test_after_few_inputs_it_waits_awake(server: Any, archive: Make, most: int, spins: list[int]) -> None:
     link, port = server.transport.connect()
-    link.send(Message(MessageKind.GRANT, 0, server.lend(8192)))
+    link.send(Message(MessageKind.GRANT, 0, server.lend_scratch()))
     for number, inputs in enumerate([1, 4, 5, 1]):
         link.send(server.call(number, *(server.item(server.put(b"x")) for _ in range(inputs))))
     link.send(Message(MessageKind.STOP, 0, NOWHERE))
@@ -397,7 +397,7 @@ async def test_a_child_in_a_thread_answers_one_batch_after_another(server: Any, 
     spec = archive(ECHO)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.to_thread.run_sync, serve, [spec], port.attach())
-        link.send(Message(MessageKind.GRANT, 0, server.lend(8192)))
+        link.send(Message(MessageKind.GRANT, 0, server.lend_scratch()))
         (ready,) = await link.receive()
         assert ready.kind == MessageKind.READY
         for tag in range(1, 20):
